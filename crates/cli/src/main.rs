@@ -1,0 +1,3 @@
+//! The `verve` command.
+
+fn main() {}

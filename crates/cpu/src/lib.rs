@@ -1,0 +1,1 @@
+//! The CPU backend: kernels at every SIMD level, matrix products, thread pool.

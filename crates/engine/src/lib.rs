@@ -1,0 +1,1 @@
+//! Generation: KV cache, sampler, stop strings and text streams, batched decoding.

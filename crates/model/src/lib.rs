@@ -1,0 +1,1 @@
+//! One configurable decoder: configuration, parameter table, initialisation, forward, backward, inference, file formats.

@@ -1,0 +1,1 @@
+//! Development only: tolerances, golden files, gradient check, tiny configurations, seeded data.

@@ -1,0 +1,1 @@
+//! Byte-level BPE: training, encoding in linear time, streaming decoding, file formats.

@@ -1,0 +1,1 @@
+//! Training: schedules, optimizer groups, the step, the loop, metrics, checkpoints and exact resume.
