@@ -1,3 +1,26 @@
-//! The `verve` command.
+//! The `verve` command: arguments, device choice and printing over the libraries that do the work.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod args;
+mod commands;
+mod device;
+mod machine;
+mod output;
+mod run_on;
+mod units;
+
+fn main() -> ExitCode {
+    let args = args::Verve::parse();
+    match commands::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("verve: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
