@@ -1,0 +1,145 @@
+//! What generation needs: "prepared" weights (a plain copy) and attention over a paged KV cache, laid out as
+//! `[block][token in block][K][D]`.
+
+use super::activation::apply;
+use super::attention::{attend, first_visible};
+use super::embed::embed_rows;
+use super::linear::products;
+use super::{HostBuf, Reference, Scalar, check_index};
+use crate::args::{AttentionCached, EmbedPrepared, GatherRows, InferEpilogue, KvWrite, LinearPrepared, Logits};
+use crate::{KV_BLOCK, KvShape, LinearShape};
+
+/// A weight matrix `[d_out, d_in]` as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlainWeight<R> {
+    elements: Vec<R>,
+    d_out: usize,
+    d_in: usize,
+}
+
+impl<R: Scalar> PlainWeight<R> {
+    /// Copies a matrix; panics if its length is not `d_out * d_in`.
+    pub(super) fn new(weight: &HostBuf<R>, d_out: usize, d_in: usize) -> Self {
+        let found = weight.as_slice().len();
+        assert!(
+            found == d_out * d_in,
+            "prepare: weight has {found} elements, [{d_out}, {d_in}] implies {}",
+            d_out * d_in
+        );
+        Self { elements: weight.as_slice().to_vec(), d_out, d_in }
+    }
+
+    /// The elements, or a panic if the weight has not the given sizes.
+    #[track_caller]
+    fn sized(&self, op: &str, d_out: usize, d_in: usize) -> &[R] {
+        assert!(
+            (self.d_out, self.d_in) == (d_out, d_in),
+            "{op}: weight is [{}, {}], the shape implies [{d_out}, {d_in}]",
+            self.d_out,
+            self.d_in
+        );
+        &self.elements
+    }
+}
+
+/// `out[n] = table[tokens[n]] + pos_table[positions[n]]`.
+pub(super) fn embed_prepared<R: Scalar>(args: EmbedPrepared<'_, Reference<R>>) {
+    args.check();
+    let EmbedPrepared { tokens, positions, table, pos_table, out, shape } = args;
+    let table = table.sized("embed_prepared", shape.n_vocab, shape.d_model);
+    let pos_table = pos_table.map(|pos| pos.as_slice());
+    embed_rows(tokens.as_slice(), positions.as_slice(), table, pos_table, out.as_mut_slice(), shape);
+}
+
+/// `out = epilogue(inp . weight^T + bias)`.
+pub(super) fn linear_prepared<R: Scalar>(args: LinearPrepared<'_, Reference<R>>) {
+    args.check();
+    let LinearPrepared { inp, weight, bias, out, epilogue, shape } = args;
+    let weight = weight.sized("linear_prepared", shape.d_out, shape.d_in);
+    let (inp, bias, out) = (inp.as_slice(), bias.map(|b| b.as_slice()), out.as_mut_slice());
+    products(inp, weight, bias, shape, |n, o, sum| {
+        let at = n * shape.d_out + o;
+        out[at] = match &epilogue {
+            InferEpilogue::Store => sum,
+            InferEpilogue::Residual(residual) => residual.as_slice()[at] + sum,
+            InferEpilogue::Activate(activation) => apply(*activation, sum),
+        };
+    });
+}
+
+/// `out = inp . weight^T`.
+pub(super) fn logits<R: Scalar>(args: Logits<'_, Reference<R>>) {
+    args.check();
+    let Logits { inp, weight, out, shape } = args;
+    let weight = weight.sized("logits", shape.n_vocab, shape.d_model);
+    let out = out.as_mut_slice();
+    let linear = LinearShape { rows: shape.rows, d_in: shape.d_model, d_out: shape.n_vocab };
+    products(inp.as_slice(), weight, None, linear, |n, v, sum| out[n * shape.n_vocab + v] = sum);
+}
+
+/// `out[i] = inp[rows[i]]`.
+pub(super) fn gather_rows<R: Scalar>(args: GatherRows<'_, Reference<R>>) {
+    args.check();
+    let GatherRows { inp, rows, n_rows, out, cols } = args;
+    let (inp, out) = (inp.as_slice(), out.as_mut_slice());
+    let available = inp.len().checked_div(cols).unwrap_or(0);
+    for (i, &row) in rows.as_slice()[..n_rows].iter().enumerate() {
+        let row = check_index("gather_rows", "rows", i, row, available);
+        out[i * cols..][..cols].copy_from_slice(&inp[row * cols..][..cols]);
+    }
+}
+
+/// Where the vector of one key/value head of a token is in the cache.
+fn cache_at(shape: &KvShape, slot: usize, kv_head: usize) -> usize {
+    (slot * shape.n_kv_heads + kv_head) * shape.d_head
+}
+
+/// `keys[slots[n]] = k[n]`, `values[slots[n]] = v[n]`.
+pub(super) fn kv_write<R: Scalar>(args: KvWrite<'_, Reference<R>>) {
+    args.check();
+    let KvWrite { qkv, n_heads, rows, slots, keys, values, shape } = args;
+    let (qkv, slots) = (qkv.as_slice(), slots.as_slice());
+    let (keys, values) = (keys.as_mut_slice(), values.as_mut_slice());
+    let kv_width = shape.n_kv_heads * shape.d_head;
+    let row_width = n_heads * shape.d_head + 2 * kv_width;
+    for n in 0..rows {
+        let slot = check_index("kv_write", "slots", n, slots[n], shape.n_blocks * KV_BLOCK);
+        let (key, value) = qkv[n * row_width + n_heads * shape.d_head..][..2 * kv_width].split_at(kv_width);
+        keys[cache_at(&shape, slot, 0)..][..kv_width].copy_from_slice(key);
+        values[cache_at(&shape, slot, 0)..][..kv_width].copy_from_slice(value);
+    }
+}
+
+/// For each row and head: [`attend`] to the visible positions of the row's sequence, found through the block table.
+pub(super) fn attention_cached<R: Scalar>(args: AttentionCached<'_, Reference<R>>) {
+    args.check();
+    let AttentionCached { qkv, keys, values, out, batch, n_heads, window, scale, shape } = args;
+    let (qkv, keys, values, out) = (qkv.as_slice(), keys.as_slice(), values.as_slice(), out.as_mut_slice());
+    let (positions, block_table) = (batch.positions.as_slice(), batch.block_table.as_slice());
+    let n_sequences = block_table.len().checked_div(batch.max_blocks).unwrap_or(0);
+    let d = shape.d_head;
+    let row_width = (n_heads + 2 * shape.n_kv_heads) * d;
+    let mut scores = vec![R::ZERO; batch.max_blocks * KV_BLOCK];
+    for n in 0..batch.rows {
+        let op = "attention_cached";
+        let sequence = check_index(op, "sequences", n, batch.sequences.as_slice()[n], n_sequences);
+        let position = check_index(op, "positions", n, positions[n], batch.max_blocks * KV_BLOCK);
+        let blocks = &block_table[sequence * batch.max_blocks..][..batch.max_blocks];
+        let first = first_visible(position, window);
+        for (place, &block) in blocks.iter().enumerate().take(position / KV_BLOCK + 1).skip(first / KV_BLOCK) {
+            check_index(op, "block_table", sequence * batch.max_blocks + place, block, shape.n_blocks);
+        }
+        let slot = |position: usize| blocks[position / KV_BLOCK] as usize * KV_BLOCK + position % KV_BLOCK;
+        for head in 0..n_heads {
+            let kv_head = head / (n_heads / shape.n_kv_heads);
+            attend(
+                &qkv[n * row_width + head * d..][..d],
+                R::from_f32(scale),
+                &mut scores[..position + 1 - first],
+                |j| &keys[cache_at(&shape, slot(first + j), kv_head)..][..d],
+                |j| &values[cache_at(&shape, slot(first + j), kv_head)..][..d],
+                &mut out[(n * n_heads + head) * d..][..d],
+            );
+        }
+    }
+}
