@@ -1,14 +1,28 @@
 //! One configurable decoder: configuration, parameter table, initialisation, forward, backward, inference, file formats.
 #![deny(unsafe_code)]
 
+mod activations;
+mod backward;
 pub mod config;
 mod error;
+mod forward;
+mod infer;
 pub mod init;
+mod network;
 pub mod params;
+pub mod plan;
 pub mod presets;
 pub mod rng;
+mod rope;
 
+pub use activations::{Activations, ElementSizes, Recompute, activation_bytes};
+pub use backward::forward_backward;
 pub use config::{AttentionPattern, AttnScale, Biases, FfnActivation, ModelConfig, Norm, Positions};
 pub use error::ModelError;
+pub use forward::{LossSum, Network, TrainBatch, forward_loss};
+pub use infer::{
+    InferStep, InferWeights, KvCache, StepBatch, StepLimits, infer_memory_plan, infer_step, kv_bytes_per_token,
+};
 pub use init::init;
 pub use params::{Decay, Grads, Init, Moments, ParamSpec, Params, Weights, layout};
+pub use plan::{MasterWeights, MemoryOptions, MemoryPlan, PlanItem, memory_plan};

@@ -1,0 +1,235 @@
+//! The backward pass: gradients of every parameter, added to what is there.
+
+use verve_ops::args::*;
+use verve_ops::{Backend, LinearShape};
+
+use crate::activations::{Activations, Recompute};
+use crate::error::ModelError;
+use crate::forward::*;
+use crate::network::{self, Forward};
+use crate::params::{Grads, LinearParams, NormParams};
+use crate::rope::rope_shape;
+
+type Elems<B> = <B as Backend>::Buf<<B as Backend>::Elem>;
+type Accs<B> = <B as Backend>::Buf<<B as Backend>::Acc>;
+
+/// Loss of a batch, and the gradients of `grad_scale * (sum of the losses)` added to `grads`: several micro-batches
+/// accumulate by calling this several times.
+///
+/// # Errors
+/// A batch of another size than `acts`, an id outside the vocabulary, a failed device.
+pub fn forward_backward<B: Backend>(
+    net: Network<'_, B>,
+    acts: &mut Activations<B>,
+    grads: &mut Grads<B>,
+    batch: TrainBatch<'_>,
+    grad_scale: f32,
+) -> Result<LossSum, ModelError> {
+    let targets = upload(net, acts, batch)?;
+    network::forward(net.config, &mut TrainForward { net, acts, keep: Keep::EachLayer });
+    head(net, acts, grads, grad_scale);
+    for layer in (0..net.config.n_layers).rev() {
+        recompute(net, acts, layer);
+        ffn(net, acts, grads, layer);
+        attention(net, acts, grads, layer);
+    }
+    embed(net, acts, grads);
+    fetch_loss(net, acts, targets)
+}
+
+/// Loss, head and last norm; begins the gradient of the residual stream.
+fn head<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: &mut Grads<B>, grad_scale: f32) {
+    let rows = acts.rows();
+    let t = &mut acts.table;
+    net.backend.head_loss_backward(HeadLossBackward {
+        inp: &t.final_norm_out,
+        weight: net.weights.lm_head.as_ref().unwrap_or(&net.weights.tok_embed),
+        targets: &t.targets,
+        losses: &mut t.losses,
+        logits: &mut t.logits,
+        d_inp: &mut t.d_norm_out,
+        d_weight: grads.lm_head.as_mut().unwrap_or(&mut grads.tok_embed),
+        grad_scale,
+        shape: head_shape(net.config, rows),
+    });
+    net.backend.fill_zero(&mut t.d_residual);
+    norm_backward(NormStep {
+        net,
+        params: &net.weights.final_norm,
+        grads: &mut grads.final_norm,
+        d_out: &t.d_norm_out,
+        inp: t.residual.at(net.config.n_layers),
+        stats: &t.final_norm_stats,
+        d_inp: &mut t.d_residual,
+        rows,
+    });
+}
+
+/// Brings back what the forward has not kept of `layer`, with the forward's own steps: the same bits.
+fn recompute<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, layer: usize) {
+    let level = acts.recompute;
+    if level == Recompute::Blocks {
+        network::block_body(net.config, &mut TrainForward { net, acts, keep: Keep::EachLayer }, layer);
+        return;
+    }
+    if level >= Recompute::ActivationsAndNorms {
+        let mut forward = TrainForward { net, acts, keep: Keep::EachLayer };
+        forward.attn_norm(layer);
+        forward.ffn_norm(layer);
+    }
+    if level >= Recompute::Activations {
+        let t = &mut acts.table;
+        let activation = net.config.activation.function();
+        let (up, out) = (t.ffn_up.at(layer), t.ffn_act.at_mut(layer));
+        match &t.ffn_gate {
+            Some(gate) => {
+                let len = acts.batch * acts.seq_len * net.config.d_ff;
+                net.backend.gate(Gate { gate: gate.at(layer), up, out, len, activation });
+            }
+            None => net.backend.activate(Activate { inp: up, out, activation }),
+        }
+    }
+}
+
+/// The feed-forward half of a block. `d_residual` is the gradient of the block's output before, and of `residual_mid`
+/// after.
+fn ffn<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: &mut Grads<B>, layer: usize) {
+    let rows = acts.rows();
+    let (params, grads) = (&net.weights.layers[layer], &mut grads.layers[layer]);
+    let (up_shape, down_shape) = (ffn_up_shape(net.config, rows), ffn_down_shape(net.config, rows));
+    let activation = net.config.activation.function();
+    let t = &mut acts.table;
+    let norm_out = t.ffn_norm_out.at(layer);
+
+    weight_grad(net, &mut grads.ffn_down, &t.d_residual, t.ffn_act.at(layer), down_shape);
+    match (&params.ffn_gate, &mut grads.ffn_gate, &t.ffn_gate, &mut t.d_ffn_gate) {
+        (Some(gate_params), Some(gate_grads), Some(gate), Some(d_gate)) => {
+            // What `ffn_down` read has served its purpose; its buffer takes its own gradient.
+            let d_act = t.ffn_act.at_mut(layer);
+            input_grad(net, &params.ffn_down, &t.d_residual, d_act, InputGrad::Set, down_shape);
+            net.backend.gate_backward(GateBackward {
+                d_out: d_act,
+                gate: gate.at(layer),
+                up: t.ffn_up.at(layer),
+                d_gate,
+                d_up: &mut t.d_ffn_up,
+                activation,
+            });
+            weight_grad(net, gate_grads, d_gate, norm_out, up_shape);
+            input_grad(net, gate_params, d_gate, &mut t.d_norm_out, InputGrad::Set, up_shape);
+            weight_grad(net, &mut grads.ffn_up, &t.d_ffn_up, norm_out, up_shape);
+            input_grad(net, &params.ffn_up, &t.d_ffn_up, &mut t.d_norm_out, InputGrad::Add, up_shape);
+        }
+        _ => {
+            let write = InputGrad::ThroughActivation { activation, pre: t.ffn_up.at(layer) };
+            input_grad(net, &params.ffn_down, &t.d_residual, &mut t.d_ffn_up, write, down_shape);
+            weight_grad(net, &mut grads.ffn_up, &t.d_ffn_up, norm_out, up_shape);
+            input_grad(net, &params.ffn_up, &t.d_ffn_up, &mut t.d_norm_out, InputGrad::Set, up_shape);
+        }
+    }
+    norm_backward(NormStep {
+        net,
+        params: &params.ffn_norm,
+        grads: &mut grads.ffn_norm,
+        d_out: &t.d_norm_out,
+        inp: t.residual_mid.at(layer),
+        stats: t.ffn_norm_stats.at(layer),
+        d_inp: &mut t.d_residual,
+        rows,
+    });
+}
+
+/// The attention half of a block. `d_residual` is the gradient of `residual_mid` before, and of the block's input after.
+fn attention<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: &mut Grads<B>, layer: usize) {
+    let rows = acts.rows();
+    let shape = attn_shape(net.config, acts, net.config.window(layer));
+    let (params, grads) = (&net.weights.layers[layer], &mut grads.layers[layer]);
+    let (qkv_shape, out_shape) = (qkv_shape(net.config, rows), attn_out_shape(net.config, rows));
+    let t = &mut acts.table;
+
+    weight_grad(net, &mut grads.attn_out, &t.d_residual, t.heads.at(layer), out_shape);
+    input_grad(net, &params.attn_out, &t.d_residual, &mut t.d_heads, InputGrad::Set, out_shape);
+    net.backend.attention_backward(AttentionBackward {
+        qkv: t.qkv.at(layer),
+        out: t.heads.at(layer),
+        lse: t.lse.at(layer),
+        d_out: &t.d_heads,
+        d_qkv: &mut t.d_qkv,
+        shape,
+    });
+    if let Some(table) = &acts.rope_table {
+        let shape = rope_shape(net.config, rows, acts.seq_len);
+        net.backend.rope_backward(Rope { x: &mut t.d_qkv, table, positions: &t.positions, shape });
+    }
+    weight_grad(net, &mut grads.attn_qkv, &t.d_qkv, t.attn_norm_out.at(layer), qkv_shape);
+    input_grad(net, &params.attn_qkv, &t.d_qkv, &mut t.d_norm_out, InputGrad::Set, qkv_shape);
+    norm_backward(NormStep {
+        net,
+        params: &params.attn_norm,
+        grads: &mut grads.attn_norm,
+        d_out: &t.d_norm_out,
+        inp: t.residual.at(layer),
+        stats: t.attn_norm_stats.at(layer),
+        d_inp: &mut t.d_residual,
+        rows,
+    });
+}
+
+fn embed<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: &mut Grads<B>) {
+    let shape = embed_shape(net.config, acts.rows());
+    let t = &acts.table;
+    net.backend.embed_backward(EmbedBackward {
+        tokens: &t.tokens,
+        positions: &t.positions,
+        d_out: &t.d_residual,
+        d_table: &mut grads.tok_embed,
+        d_pos_table: grads.pos_embed.as_mut(),
+        shape,
+    });
+}
+
+fn weight_grad<B: Backend>(
+    net: Network<'_, B>,
+    grads: &mut LinearParams<Accs<B>>,
+    d_out: &Elems<B>,
+    inp: &Elems<B>,
+    shape: LinearShape,
+) {
+    let (d_weight, d_bias) = (&mut grads.weight, grads.bias.as_mut());
+    net.backend.linear_backward_weight(LinearBackwardWeight { d_out, inp, d_weight, d_bias, shape });
+}
+
+fn input_grad<B: Backend>(
+    net: Network<'_, B>,
+    params: &LinearParams<Elems<B>>,
+    d_out: &Elems<B>,
+    d_inp: &mut Elems<B>,
+    write: InputGrad<'_, B>,
+    shape: LinearShape,
+) {
+    net.backend.linear_backward_input(LinearBackwardInput { d_out, weight: &params.weight, d_inp, write, shape });
+}
+
+struct NormStep<'a, B: Backend> {
+    net: Network<'a, B>,
+    params: &'a NormParams<Elems<B>>,
+    grads: &'a mut NormParams<Accs<B>>,
+    d_out: &'a Elems<B>,
+    inp: &'a Elems<B>,
+    stats: &'a Accs<B>,
+    d_inp: &'a mut Elems<B>,
+    rows: usize,
+}
+
+fn norm_backward<B: Backend>(step: NormStep<'_, B>) {
+    step.net.backend.norm_backward(NormBackward {
+        d_out: step.d_out,
+        inp: step.inp,
+        weight: &step.params.weight,
+        stats: step.stats,
+        d_inp: step.d_inp,
+        d_weight: &mut step.grads.weight,
+        d_bias: step.grads.bias.as_mut(),
+        shape: norm_shape(step.net.config, step.rows),
+    });
+}
