@@ -1,1 +1,25 @@
 //! Byte-level BPE: training, encoding in linear time, streaming decoding, file formats.
+//!
+//! One implementation serves data preparation, training, evaluation and serving. A [`Tokenizer`] is loaded from the
+//! usual files ([`Tokenizer::load`]) or learnt from text ([`train::Trainer`]), encodes exactly as the published definition says,
+//! and is identified by a [`Tokenizer::hash`] that travels with everything made from it.
+
+#![forbid(unsafe_code)]
+
+mod added;
+mod bytes;
+mod decode;
+mod encode;
+mod error;
+mod format;
+mod split;
+mod tokenizer;
+pub mod train;
+mod vocab;
+
+pub use added::SpecialTokens;
+pub use decode::{StreamDecoder, Utf8Stream};
+pub use error::{Error, Result};
+pub use split::PreSplit;
+pub use tokenizer::{END_OF_TEXT, Summary, Tokenizer};
+pub use vocab::AddedToken;

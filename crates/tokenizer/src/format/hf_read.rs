@@ -1,0 +1,211 @@
+//! Reading Hugging Face's `tokenizer.json`. What would change ids and is not reproduced exactly is refused by name.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde_json::Value;
+
+use super::pair::{Spelled, shorten, split_pair};
+use crate::error::{Error, Result};
+use crate::split::{GPT2_PATTERN, PreSplit};
+use crate::tokenizer::Tokenizer;
+use crate::vocab::AddedToken;
+
+/// The parts of the file that decide ids. `truncation` and `padding` are settings of a caller, not of the tokenizer:
+/// texts are never cut or filled up here.
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
+    model: Value,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(default)]
+    dropout: Option<f64>,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    ignore_merges: bool,
+    vocab: HashMap<String, u32>,
+    merges: Vec<Pair>,
+}
+
+/// A merge, written as "left right" or as a list of two.
+struct Pair(String, String);
+
+impl<'de> Deserialize<'de> for Pair {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct PairVisitor;
+        impl<'de> Visitor<'de> for PairVisitor {
+            type Value = Pair;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a merge as \"left right\" or [\"left\", \"right\"]")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Pair, E> {
+                let (left, right) = split_pair(text).ok_or_else(|| {
+                    E::custom(format!("merge {:?} is not two tokens with a space between", shorten(text)))
+                })?;
+                Ok(Pair(left.to_owned(), right.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Pair, A::Error> {
+                let count = || A::Error::custom("a merge as a list has two tokens");
+                let left = seq.next_element()?.ok_or_else(count)?;
+                let right = seq.next_element()?.ok_or_else(count)?;
+                if seq.next_element::<serde::de::IgnoredAny>()?.is_some() {
+                    return Err(count());
+                }
+                Ok(Pair(left, right))
+            }
+        }
+        deserializer.deserialize_any(PairVisitor)
+    }
+}
+
+/// Reads a `tokenizer.json` into a tokenizer.
+pub(super) fn parse(origin: &str, content: &[u8]) -> Result<Tokenizer> {
+    let file: File = serde_json::from_slice(content)
+        .map_err(|error| Error::malformed(origin, "tokenizer.json", error.to_string()))?;
+    let model_type = type_name(&file.model);
+    // Files written before the type was recorded have none.
+    if !matches!(model_type.as_str(), "BPE" | "none") {
+        return Err(Error::unsupported(origin, "model type", model_type, "BPE (byte level)"));
+    }
+    if !file.normalizer.is_null() {
+        return Err(Error::unsupported(origin, "normalizer", type_name(&file.normalizer), "none"));
+    }
+    let split = pre_split(origin, &file.pre_tokenizer)?;
+    // Neither of these changes what text encodes to, but another kind shows that the file means more than ids say.
+    for (field, part) in [("post_processor", &file.post_processor), ("decoder", &file.decoder)] {
+        if !part.is_null() && type_name(part) != "ByteLevel" {
+            return Err(Error::unsupported(origin, field, type_name(part), "ByteLevel, or none"));
+        }
+    }
+    let model = Model::deserialize(file.model).map_err(|error| Error::malformed(origin, "model", error.to_string()))?;
+    check_model(origin, &model)?;
+    let added = added_tokens(origin, file.added_tokens, &model.vocab)?;
+    let merges: Vec<(&str, &str)> =
+        model.merges.iter().map(|Pair(left, right)| (left.as_str(), right.as_str())).collect();
+    let spelled = Spelled { vocab: &model.vocab, merges: &merges, added, whole_pieces: model.ignore_merges };
+    Tokenizer::from_parts(origin, spelled.into_parts(origin, split)?)
+}
+
+/// The `type` of a part, or a word for what stands in its place.
+fn type_name(part: &Value) -> String {
+    match part.get("type") {
+        Some(Value::String(name)) => shorten(name),
+        _ if part.is_null() || part.is_object() => "none".to_owned(),
+        _ => "of unknown form".to_owned(),
+    }
+}
+
+/// The splitter that a `pre_tokenizer` describes.
+fn pre_split(origin: &str, part: &Value) -> Result<PreSplit> {
+    const SUPPORTED: &str = "ByteLevel with GPT-2's pattern and add_prefix_space false";
+    let refuse = |found: String| Err(Error::unsupported(origin, "pre_tokenizer", found, SUPPORTED));
+    let steps: Vec<&Value> = match part.get("pretokenizers") {
+        Some(Value::Array(steps)) if type_name(part) == "Sequence" => steps.iter().collect(),
+        _ => vec![part],
+    };
+    // ByteLevel splits by GPT-2's pattern unless it is told not to, because a step before it has split.
+    let mut is_split = false;
+    let mut is_bytes = false;
+    for step in steps {
+        let name = type_name(step);
+        let flag = |key: &str, default: bool| step.get(key).map_or(default, |value| value == &Value::Bool(true));
+        match name.as_str() {
+            "ByteLevel" if is_bytes => return refuse("ByteLevel twice".to_owned()),
+            "ByteLevel" => {
+                if flag("add_prefix_space", true) {
+                    return refuse("ByteLevel with add_prefix_space true".to_owned());
+                }
+                is_split |= flag("use_regex", true);
+                is_bytes = true;
+            }
+            "Split" if !is_bytes && !is_split => {
+                let pattern = step.get("pattern").and_then(|pattern| pattern.get("Regex")).and_then(Value::as_str);
+                let behavior = step.get("behavior").and_then(Value::as_str);
+                if pattern != Some(GPT2_PATTERN) || behavior != Some("Isolated") || flag("invert", false) {
+                    let pattern = pattern.map_or_else(|| "without a regular expression".to_owned(), str::to_owned);
+                    return refuse(format!("Split {pattern} ({})", behavior.unwrap_or("no behavior")));
+                }
+                is_split = true;
+            }
+            _ => return refuse(name),
+        }
+    }
+    match (is_bytes, is_split) {
+        (true, true) => Ok(PreSplit::Gpt2),
+        (true, false) => refuse("ByteLevel with use_regex false".to_owned()),
+        (false, _) => refuse("without ByteLevel".to_owned()),
+    }
+}
+
+fn check_model(origin: &str, model: &Model) -> Result<()> {
+    if let Some(dropout) = model.dropout.filter(|dropout| *dropout != 0.0) {
+        return Err(Error::unsupported(
+            origin,
+            "model.dropout",
+            dropout.to_string(),
+            "none: encoding is deterministic",
+        ));
+    }
+    let affixes = [
+        ("model.continuing_subword_prefix", &model.continuing_subword_prefix),
+        ("model.end_of_word_suffix", &model.end_of_word_suffix),
+    ];
+    for (field, affix) in affixes {
+        if let Some(affix) = affix.as_ref().filter(|affix| !affix.is_empty()) {
+            return Err(Error::unsupported(origin, field, format!("{affix:?}"), "none, or empty"));
+        }
+    }
+    Ok(())
+}
+
+fn added_tokens(origin: &str, listed: Vec<Added>, vocab: &HashMap<String, u32>) -> Result<Vec<AddedToken>> {
+    let mut added = Vec::with_capacity(listed.len());
+    for token in listed {
+        let place = format!("added token {:?}", shorten(&token.content));
+        for (flag, set) in [("lstrip", token.lstrip), ("rstrip", token.rstrip), ("single_word", token.single_word)] {
+            if set {
+                return Err(Error::unsupported(origin, place, format!("with {flag} true"), "false"));
+            }
+        }
+        if let Some(id) = vocab.get(&token.content).filter(|id| **id != token.id) {
+            let problem = format!("id {}, but the model's vocabulary has it as {id}", token.id);
+            return Err(Error::malformed(origin, place, problem));
+        }
+        added.push(AddedToken { content: token.content, id: token.id, special: token.special });
+    }
+    Ok(added)
+}

@@ -1,0 +1,77 @@
+//! Writing Hugging Face's `tokenizer.json`.
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Value, json};
+
+use crate::bytes::spell;
+use crate::split::PreSplit;
+use crate::tokenizer::Tokenizer;
+use crate::vocab::Kind;
+
+/// The content of a `tokenizer.json` with the same ids. Added tokens are listed in the model's vocabulary too, as in
+/// GPT-2's own file: the library numbers tokens that it does not find there anew.
+pub(super) fn write(tokenizer: &Tokenizer) -> String {
+    let added: Vec<Value> = tokenizer
+        .added_tokens()
+        .iter()
+        .map(|token| {
+            json!({
+                "id": token.id, "content": token.content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": token.special,
+            })
+        })
+        .collect();
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let pre_tokenizer = match tokenizer.pre_split() {
+        PreSplit::Gpt2 => byte_level.clone(),
+    };
+    let merges: Vec<String> = tokenizer
+        .merges()
+        .iter()
+        .map(|merge| {
+            let name = |id| spell(tokenizer.token_bytes(id).unwrap_or_default());
+            format!("{} {}", name(merge.left), name(merge.right))
+        })
+        .collect();
+    let file = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": null,
+            "unk_token": null,
+            "continuing_subword_prefix": null,
+            "end_of_word_suffix": null,
+            "fuse_unk": false,
+            "byte_fallback": false,
+            "ignore_merges": tokenizer.vocab().whole_pieces,
+            "vocab": serde_json::to_value(VocabById(tokenizer)).unwrap_or_default(),
+            "merges": merges,
+        },
+    });
+    // The alternate form is indented: people read and compare these files.
+    format!("{file:#}\n")
+}
+
+/// The vocabulary as a map in order of id.
+struct VocabById<'a>(&'a Tokenizer);
+
+impl Serialize for VocabById<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (id, kind, bytes) in self.0.vocab().iter() {
+            match kind {
+                Kind::Unused => {}
+                Kind::Added => map.serialize_entry(&String::from_utf8_lossy(bytes), &id)?,
+                Kind::Merged | Kind::Unreachable => map.serialize_entry(&spell(bytes), &id)?,
+            }
+        }
+        map.end()
+    }
+}

@@ -1,0 +1,234 @@
+//! The tokenizer: one value that encodes, decodes and knows its own identity.
+
+use std::collections::HashMap;
+
+use crate::added::{Matcher, SpecialTokens};
+use crate::encode::{Encoder, Merge};
+use crate::error::{Error, Result};
+use crate::split::PreSplit;
+use crate::vocab::{AddedToken, Kind, Parts, Vocab};
+
+/// Name of the token that ends a document.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// A byte-level BPE tokenizer. It is immutable and shared between threads behind an [`std::sync::Arc`].
+///
+/// Ids are those of the published algorithm: the text is cut into pieces by the pre-splitter, each piece starts as its
+/// bytes, and the adjacent pair that comes first in the merge list, the leftmost of equals, is merged until none is
+/// left. Encoding takes time linear in the text, whatever the text is.
+#[derive(Debug)]
+pub struct Tokenizer {
+    vocab: Vocab,
+    encoder: Encoder,
+    /// Added tokens that are found in every text.
+    always: Matcher,
+    /// All added tokens.
+    all: Matcher,
+    special_ids: HashMap<String, u32>,
+    hash: String,
+}
+
+/// Figures about a vocabulary, for people.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Number of ids, unused ones among them.
+    pub n_vocab: usize,
+    /// Number of merges.
+    pub n_merges: usize,
+    /// Ids that stand for nothing.
+    pub n_unused: usize,
+    /// Ordinary tokens that merging never makes.
+    pub n_unreachable: usize,
+    /// The longest ordinary token, the first of equals.
+    pub longest: u32,
+    /// Added tokens in order of id.
+    pub added: Vec<AddedToken>,
+}
+
+impl Tokenizer {
+    pub(crate) fn from_parts(origin: &str, parts: Parts) -> Result<Self> {
+        let split = parts.split;
+        let (vocab, table) = Vocab::new(origin, parts)?;
+        let hash = canonical_hash(&vocab, table.merges(), split);
+        let whole = vocab.iter().filter(|(_, kind, _)| match kind {
+            Kind::Merged => true,
+            Kind::Unreachable => vocab.whole_pieces,
+            Kind::Added | Kind::Unused => false,
+        });
+        let encoder = Encoder::new(split, table, whole.map(|(id, _, bytes)| (bytes, id)));
+        let always = Matcher::new(vocab.added.iter().filter(|token| !token.special));
+        let all = Matcher::new(vocab.added.iter());
+        let special_ids = vocab.added.iter().map(|token| (token.content.clone(), token.id)).collect();
+        Ok(Self { vocab, encoder, always, all, special_ids, hash })
+    }
+
+    /// Ids of `text`. Special tokens written out in it are text like any other.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        self.encode_with(text, SpecialTokens::Ordinary)
+    }
+
+    /// Appends the ids of `text`, as [`Self::encode`] makes them.
+    pub fn encode_into(&self, text: &str, out: &mut Vec<u32>) {
+        self.encode_bytes_into(text.as_bytes(), out);
+    }
+
+    /// Ids of `text`, with a choice of what special tokens written out in it become.
+    pub fn encode_with(&self, text: &str, specials: SpecialTokens) -> Vec<u32> {
+        // Text of many kinds takes about one token for four bytes.
+        let mut out = Vec::with_capacity(text.len() / 4 + 8);
+        self.encode_segments(text.as_bytes(), specials, &mut out);
+        out
+    }
+
+    /// Appends the ids of any bytes, text or not. A byte outside well-formed UTF-8 is split off like a punctuation
+    /// mark. Decoding with [`Self::decode_bytes`] gives the same bytes back.
+    pub fn encode_bytes_into(&self, bytes: &[u8], out: &mut Vec<u32>) {
+        self.encode_segments(bytes, SpecialTokens::Ordinary, out);
+    }
+
+    fn encode_segments(&self, text: &[u8], specials: SpecialTokens, out: &mut Vec<u32>) {
+        let matcher = match specials {
+            SpecialTokens::Ordinary => &self.always,
+            SpecialTokens::Parse => &self.all,
+        };
+        let mut start = 0;
+        if !matcher.is_empty() {
+            while let Some((from, to, id)) = matcher.find(text, start) {
+                self.encoder.encode_into(&text[start..from], out);
+                out.push(id);
+                start = to;
+            }
+        }
+        self.encoder.encode_into(&text[start..], out);
+    }
+
+    /// Text of `ids`. Bytes that are no UTF-8 become U+FFFD as in [`String::from_utf8_lossy`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownToken`] for an id outside the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let bytes = self.decode_bytes(ids)?;
+        Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    }
+
+    /// Bytes of `ids`, exactly those that were encoded.
+    ///
+    /// # Errors
+    /// [`Error::UnknownToken`] for an id outside the vocabulary.
+    pub fn decode_bytes(&self, ids: &[u32]) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(ids.len() * 4);
+        for id in ids {
+            bytes.extend_from_slice(self.checked_bytes(*id)?);
+        }
+        Ok(bytes)
+    }
+
+    pub(crate) fn checked_bytes(&self, id: u32) -> Result<&[u8]> {
+        self.vocab.bytes(id).ok_or(Error::UnknownToken { id, n_vocab: self.n_vocab() })
+    }
+
+    /// Number of ids: every id is below it.
+    pub fn n_vocab(&self) -> usize {
+        self.vocab.n_vocab()
+    }
+
+    /// Bytes of a token: none for an id that stands for nothing, `None` for an id outside the vocabulary.
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.vocab.bytes(id)
+    }
+
+    /// Id of an added token by its text.
+    pub fn special_id(&self, name: &str) -> Option<u32> {
+        self.special_ids.get(name).copied()
+    }
+
+    /// Whether an id is that of a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.added_tokens().iter().any(|token| token.id == id && token.special)
+    }
+
+    /// Id of [`END_OF_TEXT`], if the vocabulary has it.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.special_id(END_OF_TEXT)
+    }
+
+    /// Added tokens in order of id.
+    pub fn added_tokens(&self) -> &[AddedToken] {
+        &self.vocab.added
+    }
+
+    /// How text is cut into pieces.
+    pub fn pre_split(&self) -> PreSplit {
+        self.encoder.split()
+    }
+
+    /// Number of merges. Merges that no text can ever reach are not counted: they are dropped on loading.
+    pub fn n_merges(&self) -> usize {
+        self.encoder.merges().len()
+    }
+
+    /// Identity of the tokenizer: BLAKE3 in hexadecimal over all that decides ids (splitter, bytes of every id, merges
+    /// in order, added tokens), whatever format it was loaded from.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Figures about the vocabulary.
+    pub fn summary(&self) -> Summary {
+        let mut longest = (0, 0);
+        for (id, kind, bytes) in self.vocab.iter() {
+            if matches!(kind, Kind::Merged | Kind::Unreachable) && bytes.len() > longest.1 {
+                longest = (id, bytes.len());
+            }
+        }
+        let count = |wanted: Kind| self.vocab.kinds.iter().filter(|kind| **kind == wanted).count();
+        Summary {
+            n_vocab: self.n_vocab(),
+            n_merges: self.n_merges(),
+            n_unused: count(Kind::Unused),
+            n_unreachable: count(Kind::Unreachable),
+            longest: longest.0,
+            added: self.vocab.added.clone(),
+        }
+    }
+
+    pub(crate) fn vocab(&self) -> &Vocab {
+        &self.vocab
+    }
+
+    pub(crate) fn merges(&self) -> &[Merge] {
+        self.encoder.merges()
+    }
+}
+
+/// Version of what is hashed; a change of ids that the fields below do not show would need another.
+const HASH_DOMAIN: &[u8] = b"verve tokenizer 1";
+
+fn canonical_hash(vocab: &Vocab, merges: &[Merge], split: PreSplit) -> String {
+    let mut text = Vec::with_capacity(vocab.n_vocab() * 24);
+    let mut put = |bytes: &[u8]| {
+        text.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        text.extend_from_slice(bytes);
+    };
+    put(HASH_DOMAIN);
+    put(split.name().as_bytes());
+    put(&[u8::from(vocab.whole_pieces)]);
+    put(&(vocab.n_vocab() as u64).to_le_bytes());
+    for (_, kind, bytes) in vocab.iter() {
+        put(&[match kind {
+            Kind::Unused => 0,
+            Kind::Merged | Kind::Unreachable => 1,
+            Kind::Added => 2,
+        }]);
+        put(bytes);
+    }
+    for token in &vocab.added {
+        put(&[u8::from(token.special)]);
+    }
+    for merge in merges {
+        put(&merge.left.to_le_bytes());
+        put(&merge.right.to_le_bytes());
+    }
+    blake3::hash(&text).to_hex().to_string()
+}
