@@ -11,8 +11,6 @@ pub mod held_out;
 pub mod read;
 pub mod shard_job;
 
-mod encode;
 mod error;
 
-pub use encode::EncodeText;
 pub use error::{Error, Result};

@@ -12,8 +12,8 @@ use std::thread;
 use rayon::prelude::*;
 use serde::Serialize;
 use verve_shard::{Existing, ShardManifest, ShardOptions, ShardWriter, Split};
+use verve_tokenizer::Tokenizer;
 
-use crate::encode::EncodeText;
 use crate::error::{Error, Result};
 use crate::held_out::{HeldOutOptions, HeldOutRule, document_key, survey};
 use crate::read::{Files, PassedOver, Piece, ReadCounts, ReadOptions, TextReader, find_files, list_inputs};
@@ -102,9 +102,9 @@ impl ShardJob {
     /// # Errors
     /// If there is no text, it cannot be read or is not valid, the shards cannot be written, a setting makes no sense, or
     /// `progress` stops the job. Then nothing is left in the output folder.
-    pub fn run<T: EncodeText>(
+    pub fn run(
         &self,
-        tokenizer: &T,
+        tokenizer: &Tokenizer,
         mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<ShardReport> {
         let end_of_text = tokenizer.end_of_text().ok_or(Error::NoEndOfText)?;
@@ -251,10 +251,10 @@ fn line_start(text: &str, from: u64) -> usize {
 }
 
 /// Encodes the batches and writes them in order.
-fn write_batches<T: EncodeText>(
+fn write_batches(
     batches: Receiver<Batch>,
     pool: &rayon::ThreadPool,
-    tokenizer: &T,
+    tokenizer: &Tokenizer,
     writer: &mut ShardWriter,
     mut progress: impl FnMut(&Batch, u64, u64) -> ControlFlow<()>,
 ) -> Result<()> {

@@ -132,7 +132,10 @@ impl Finder<'_> {
             .map_err(|e| Error::Pattern { pattern: pattern.to_owned(), problem: e.to_string() })?;
         let mut matches = Vec::new();
         for path in paths {
-            matches.push(path.map_err(|e| Error::read(&e.path().to_owned(), e.into()))?);
+            matches.push(path.map_err(|e| {
+                let path = e.path().to_owned();
+                Error::read(&path, e.into())
+            })?);
         }
         if matches.is_empty() {
             return Err(Error::NoMatch { pattern: pattern.to_owned() });

@@ -5,28 +5,20 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use verve_corpus::EncodeText;
 use verve_corpus::read::{Piece, ReadOptions, TextReader, find_files};
+use verve_tokenizer::Tokenizer;
+use verve_tokenizer::train::{TrainOptions, Trainer};
 
-/// Bytes as tokens; 256 ends a document.
-pub struct Bytes;
+/// A tokenizer without merges: 256 bytes and the end-of-text token.
+pub fn byte_tokenizer() -> Tokenizer {
+    trained_tokenizer(&[], 257)
+}
 
-impl EncodeText for Bytes {
-    fn encode_into(&self, text: &str, out: &mut Vec<u32>) {
-        out.extend(text.bytes().map(u32::from));
-    }
-
-    fn end_of_text(&self) -> Option<u32> {
-        Some(256)
-    }
-
-    fn n_vocab(&self) -> usize {
-        257
-    }
-
-    fn hash(&self) -> &str {
-        "bytes"
-    }
+/// A tokenizer trained on these documents.
+pub fn trained_tokenizer(documents: &[String], n_vocab: usize) -> Tokenizer {
+    let mut trainer = Trainer::new(TrainOptions { n_vocab, ..TrainOptions::default() }).unwrap();
+    documents.iter().for_each(|document| trainer.push(document));
+    trainer.finish().unwrap().0
 }
 
 /// A cheap deterministic generator (SplitMix64).
