@@ -42,6 +42,13 @@ fn a_large_corpus_holds_out_the_fraction_and_reads_little_to_know() {
     // The documents held out of a part are those of the whole that lie in it: the rule is about documents alone.
     let (of_part, _) = held_out(&documents[..7000], &rule);
     assert!(of_part.is_subset(&held));
+
+    // The survey ends early: it never comes to the broken file at the end.
+    let root = folder(&[("a.jsonl", json_lines(&documents).as_bytes()), ("b.jsonl", b"broken")]);
+    let read = ReadOptions::default();
+    let found = find_files(&[root.path()], &read).unwrap();
+    let options = HeldOutOptions { fraction: 0.02, ..DEFAULT };
+    assert_eq!(survey(&found.files, &read, &options, |_| ControlFlow::Continue(())).unwrap(), rule);
 }
 
 #[test]

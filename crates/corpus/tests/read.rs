@@ -65,7 +65,7 @@ fn shared_speeches_are_read_as_the_naive_reader_does() {
     // The data lies beside the project where it is developed, not in it.
     let Ok(whole) = std::fs::read_to_string(&path) else { return };
     let found = read_all(&path, &options(Documents::PerFile)).unwrap();
-    assert_eq!(found, [whole.clone()]);
+    assert!(found.len() == 1 && found[0] == whole);
     for documents in [Documents::BlankLine, Documents::PerLine, Documents::Delimiter("\n\n\n".to_owned())] {
         let found = read_all(&path, &options(documents.clone())).unwrap();
         // Not `assert_eq`, which would print three megabytes.

@@ -8,7 +8,7 @@
 //!   replacement inside each epoch, a pure function of (seed, k), so that resuming a run needs no replay.
 //! - [`DataManifest`] records by hash what a run was trained on.
 //!
-//! The file format is described in [`format`].
+//! The file format is described in the module [`mod@format`].
 
 #![deny(unsafe_code)]
 
