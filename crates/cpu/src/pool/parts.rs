@@ -146,6 +146,11 @@ impl<'a, T> GridMut<'a, T> {
         GridMut { group_rows, tile_rows, tile_cols, ..self }
     }
 
+    /// Rows of the matrix.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     fn tiles_per_group(&self) -> usize {
         self.group_rows.div_ceil(self.tile_rows)
     }
