@@ -149,7 +149,7 @@ pub struct ModelConfig {
 }
 
 /// Bounds that keep every product of sizes inside 64 bits and a hostile file from asking for absurd tables.
-const MAX_LAYERS: usize = 1 << 12;
+pub(crate) const MAX_LAYERS: usize = 1 << 12;
 const MAX_WIDTH: usize = 1 << 20;
 const MAX_HEADS: usize = 1 << 14;
 const MAX_CONTEXT: usize = 1 << 24;

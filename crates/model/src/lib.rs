@@ -5,6 +5,7 @@ mod activations;
 mod backward;
 pub mod config;
 mod error;
+pub mod formats;
 mod forward;
 mod infer;
 pub mod init;

@@ -1,0 +1,190 @@
+//! How each family of checkpoints names and lays out the tensors of the one parameter table.
+
+use std::ops::Range;
+
+use crate::config::ModelConfig;
+use crate::params::ParamSpec;
+
+/// A convention of names and layouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// GPT-2: matrices stored `[in, out]`.
+    Gpt2,
+    /// GPT-Neo: queries, keys and values apart, scores not scaled.
+    GptNeo,
+    /// Llama: queries, keys and values apart.
+    Llama,
+    /// Our own: the field paths of [`crate::Params`].
+    Verve,
+}
+
+/// A tensor in a file that holds a parameter tensor, or some rows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Name in the file.
+    pub name: String,
+    /// Rows (first extent) of the parameter tensor that it holds.
+    pub rows: Range<usize>,
+    /// How the file lays them out.
+    pub layout: Layout,
+    /// What the rows are.
+    pub role: Role,
+}
+
+/// Order of a matrix's elements in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// As in the parameter table.
+    Same,
+    /// `[d_in, d_out]` for `[d_out, d_in]`.
+    Transposed,
+}
+
+/// Whether a factor on the scores may be folded into rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Projections to queries: scores are proportional to them.
+    Queries,
+    /// Anything else.
+    Other,
+}
+
+impl Source {
+    /// Shape of the tensor in the file, for a parameter tensor of `spec`.
+    pub fn shape(&self, spec: &ParamSpec) -> Vec<usize> {
+        let mut shape = spec.shape.clone();
+        shape[0] = self.rows.len();
+        if self.layout == Layout::Transposed {
+            shape.reverse();
+        }
+        shape
+    }
+}
+
+impl Family {
+    /// Value of `model_type` in `config.json`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "gpt2",
+            Self::GptNeo => "gpt_neo",
+            Self::Llama => "llama",
+            Self::Verve => "verve",
+        }
+    }
+
+    /// What stands before most names in files that hold a model with its head.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Gpt2 | Self::GptNeo => "transformer.",
+            Self::Llama => "model.",
+            Self::Verve => "",
+        }
+    }
+
+    /// Where the tensor `spec` of a model of shape `config` is in a file whose names begin with `prefix`.
+    ///
+    /// # Panics
+    /// When the family has no place for the tensor: its configuration should not have been accepted.
+    pub fn sources(self, prefix: &str, config: &ModelConfig, spec: &ParamSpec) -> Vec<Source> {
+        let whole = |name: String, layout| vec![Source { name, rows: 0..spec.shape[0], layout, role: Role::Other }];
+        if self == Self::Verve {
+            return whole(spec.name.clone(), Layout::Same);
+        }
+        let (path, kind) = match spec.name.rsplit_once('.') {
+            Some((path, kind)) => (path, kind),
+            None => (spec.name.as_str(), "weight"),
+        };
+        let (layer, field) = match path.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
+            Some((layer, field)) => (Some(layer), field),
+            None => (None, path),
+        };
+        if field == "lm_head" {
+            return whole("lm_head.weight".to_owned(), Layout::Same);
+        }
+        let blocks = if self == Self::Llama { "layers" } else { "h" };
+        let place = match layer {
+            Some(layer) => format!("{prefix}{blocks}.{layer}."),
+            None => prefix.to_owned(),
+        };
+        let full = |name: &str| format!("{place}{name}.{kind}");
+        if field == "attn_qkv" && self != Self::Gpt2 {
+            let attention = if self == Self::Llama { "self_attn" } else { "attn.attention" };
+            let (queries, keys) = (config.heads_width(), config.n_kv_heads * config.d_head);
+            return [
+                ("q_proj", 0..queries, Role::Queries),
+                ("k_proj", queries..queries + keys, Role::Other),
+                ("v_proj", queries + keys..queries + 2 * keys, Role::Other),
+            ]
+            .map(|(name, rows, role)| Source {
+                name: full(&format!("{attention}.{name}")),
+                rows,
+                layout: Layout::Same,
+                role,
+            })
+            .to_vec();
+        }
+        let name = match self {
+            Self::Gpt2 => gpt2(field),
+            Self::GptNeo => gpt_neo(field),
+            Self::Llama => llama(field),
+            Self::Verve => None,
+        };
+        let Some(name) = name else { panic!("{self:?} has no place for {}", spec.name) };
+        let transposed = self == Self::Gpt2 && layer.is_some() && spec.shape.len() == 2;
+        whole(full(name), if transposed { Layout::Transposed } else { Layout::Same })
+    }
+
+    /// True for tensors that old files hold and that are not parameters: mask and frequency buffers.
+    pub fn is_buffer(self, name: &str) -> bool {
+        let endings: &[&str] = match self {
+            Self::Gpt2 => &[".attn.bias", ".attn.masked_bias"],
+            Self::GptNeo => &[".attn.attention.bias", ".attn.attention.masked_bias"],
+            Self::Llama => &[".rotary_emb.inv_freq"],
+            Self::Verve => &[],
+        };
+        endings.iter().any(|ending| name.ends_with(ending))
+    }
+}
+
+fn gpt2(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "attn_qkv" => "attn.c_attn",
+        "attn_out" => "attn.c_proj",
+        _ => return gpt_common(field),
+    })
+}
+
+fn gpt_neo(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "attn_out" => "attn.attention.out_proj",
+        _ => return gpt_common(field),
+    })
+}
+
+fn gpt_common(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "tok_embed" => "wte",
+        "pos_embed" => "wpe",
+        "attn_norm" => "ln_1",
+        "ffn_norm" => "ln_2",
+        "ffn_up" => "mlp.c_fc",
+        "ffn_down" => "mlp.c_proj",
+        "final_norm" => "ln_f",
+        _ => return None,
+    })
+}
+
+fn llama(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "tok_embed" => "embed_tokens",
+        "attn_norm" => "input_layernorm",
+        "attn_out" => "self_attn.o_proj",
+        "ffn_norm" => "post_attention_layernorm",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_down" => "mlp.down_proj",
+        "final_norm" => "norm",
+        _ => return None,
+    })
+}
