@@ -1,60 +1,101 @@
-//! Matrix products.
+//! All matrix products of the backend.
+//!
+//! **The order rule.** Every element of a result is one chain of multiply-adds in `f32` over increasing `k`, starting at
+//! zero (or, where a gradient is added to, at its old value), whatever the blocking, the number of threads and the number
+//! of rows. Bias, residual, activation and rounding come after the chain. So few rows and many, prepared weights and plain
+//! ones give the same bits. With AVX512-BF16 a link of the chain is the instruction's dot product of two neighbours in
+//! `k`; an odd `k` is filled up with a zero. Without it, `bf16` operands are widened and the chain is that of `f32`.
+//!
+//! [`product`] cuts a product in blocks, [`pack`] brings blocks into panels, [`tile`] has the innermost loops, [`finish`]
+//! what is fused behind them; [`head`] is the output head with its loss, [`prepared`] the weights of inference.
 
-use verve_ops::BackendError;
+mod finish;
+mod head;
+mod pack;
+mod prepared;
+mod product;
+#[cfg(test)]
+mod tests;
+mod tile;
+mod view;
+
 use verve_ops::args::*;
 
-use crate::{CpuBackend, CpuBuf, CpuElem};
+use self::finish::{Backward, FinishBackward, FinishForward, Forward};
+use self::product::{Columns, Machine, Product, Target, multiply};
+use self::view::{Order, Unit, View};
+use crate::pool::SharedMut;
+use crate::{CpuBackend, CpuElem};
 
-/// A prepared weight.
-pub struct PackedWeight<E: CpuElem>(std::marker::PhantomData<E>);
+pub(crate) use self::head::{head_loss, head_loss_backward};
+pub use self::prepared::PackedWeight;
+pub(crate) use self::prepared::{embed_prepared, linear_prepared, logits, prepare, prepared_bytes};
 
-pub(crate) fn linear<E: CpuElem>(_backend: &CpuBackend<E>, _args: Linear<'_, CpuBackend<E>>) {
-    unimplemented!()
+fn machine<E: CpuElem>(backend: &CpuBackend<E>) -> Machine<'_> {
+    Machine { isa: backend.isa(), pool: backend.pool(), scratch: backend.scratch() }
 }
 
-pub(crate) fn linear_backward_input<E: CpuElem>(
-    _backend: &CpuBackend<E>,
-    _args: LinearBackwardInput<'_, CpuBackend<E>>,
-) {
-    unimplemented!()
+/// `out = epilogue(inp . weight^T + bias)`.
+pub(crate) fn linear<E: CpuElem>(backend: &CpuBackend<E>, args: Linear<'_, CpuBackend<E>>) {
+    let Linear { inp, weight, bias, out, epilogue, shape } = args;
+    let product = Product {
+        rows: shape.rows,
+        cols: shape.d_out,
+        k: shape.d_in,
+        unit: Unit::of::<E>(backend.isa()),
+        a: View::new::<E>(inp, shape.d_in, Order::KInner),
+        b: Columns::View(View::new::<E>(weight, shape.d_in, Order::KInner)),
+    };
+    let end = match epilogue {
+        Epilogue::Store => Forward::Store,
+        Epilogue::Residual(residual) => Forward::Residual(residual),
+        Epilogue::Activate { activation, pre } => Forward::Activate(activation, Some(SharedMut::new(pre))),
+    };
+    let finish = FinishForward { out: SharedMut::new(out), width: shape.d_out, bias: bias.map(|bias| &**bias), end };
+    multiply(machine(backend), &product, &Target::Finish(finish));
 }
 
+/// `d_inp = d_out . weight`, then what `write` says.
+pub(crate) fn linear_backward_input<E: CpuElem>(backend: &CpuBackend<E>, args: LinearBackwardInput<'_, CpuBackend<E>>) {
+    let LinearBackwardInput { d_out, weight, d_inp, write, shape } = args;
+    let product = Product {
+        rows: shape.rows,
+        cols: shape.d_in,
+        k: shape.d_out,
+        unit: Unit::of::<E>(backend.isa()),
+        a: View::new::<E>(d_out, shape.d_out, Order::KInner),
+        b: Columns::View(View::new::<E>(weight, shape.d_in, Order::KOuter)),
+    };
+    let end = match write {
+        InputGrad::Set => Backward::Set,
+        InputGrad::Add => Backward::Add,
+        InputGrad::ThroughActivation { activation, pre } => Backward::Through(activation, pre),
+    };
+    let finish = FinishBackward { d_inp: SharedMut::new(d_inp), width: shape.d_in, end };
+    multiply(machine(backend), &product, &Target::Finish(finish));
+}
+
+/// `d_weight += d_out^T . inp`, `d_bias += column sums of d_out`. The chains start at the old values, so that two
+/// micro-batches one after the other give the same bits as one call with the rows of both.
 pub(crate) fn linear_backward_weight<E: CpuElem>(
-    _backend: &CpuBackend<E>,
-    _args: LinearBackwardWeight<'_, CpuBackend<E>>,
+    backend: &CpuBackend<E>,
+    args: LinearBackwardWeight<'_, CpuBackend<E>>,
 ) {
-    unimplemented!()
+    let LinearBackwardWeight { d_out, inp, d_weight, d_bias, shape } = args;
+    let product = Product {
+        rows: shape.d_out,
+        cols: shape.d_in,
+        k: shape.rows,
+        unit: Unit::of::<E>(backend.isa()),
+        a: View::new::<E>(d_out, shape.d_out, Order::KOuter),
+        b: Columns::View(View::new::<E>(inp, shape.d_in, Order::KOuter)),
+    };
+    let row_sums = d_bias.map(|bias| SharedMut::new(&mut bias[..]));
+    let out = SharedMut::new(&mut d_weight[..]);
+    accumulate(machine(backend), &product, &Target::Accumulate { out, width: shape.d_in, row_sums });
 }
 
-pub(crate) fn head_loss<E: CpuElem>(_backend: &CpuBackend<E>, _args: HeadLoss<'_, CpuBackend<E>>) {
-    unimplemented!()
-}
-
-pub(crate) fn head_loss_backward<E: CpuElem>(_backend: &CpuBackend<E>, _args: HeadLossBackward<'_, CpuBackend<E>>) {
-    unimplemented!()
-}
-
-pub(crate) fn embed_prepared<E: CpuElem>(_backend: &CpuBackend<E>, _args: EmbedPrepared<'_, CpuBackend<E>>) {
-    unimplemented!()
-}
-
-pub(crate) fn linear_prepared<E: CpuElem>(_backend: &CpuBackend<E>, _args: LinearPrepared<'_, CpuBackend<E>>) {
-    unimplemented!()
-}
-
-pub(crate) fn logits<E: CpuElem>(_backend: &CpuBackend<E>, _args: Logits<'_, CpuBackend<E>>) {
-    unimplemented!()
-}
-
-pub(crate) fn prepare<E: CpuElem>(
-    _backend: &CpuBackend<E>,
-    _weight: &CpuBuf<E>,
-    _d_out: usize,
-    _d_in: usize,
-) -> Result<PackedWeight<E>, BackendError> {
-    unimplemented!()
-}
-
-pub(crate) fn prepared_bytes<E: CpuElem>(_backend: &CpuBackend<E>, _d_out: usize, _d_in: usize) -> usize {
-    unimplemented!()
+/// [`multiply`] with a target that finishes nothing.
+fn accumulate(machine: Machine<'_>, product: &Product<'_>, target: &Target<'_, FinishBackward<'_, f32>>) {
+    multiply(machine, product, target);
 }

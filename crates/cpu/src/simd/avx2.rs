@@ -37,6 +37,31 @@ fn mask(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }
 
+/// [`Simd::transpose8`], also for AVX-512.
+///
+/// # Safety
+/// The host must have AVX; otherwise as [`Simd::transpose8`].
+#[inline(always)]
+pub(super) unsafe fn transpose8(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        // Halves of rows i and i + 4 side by side, so that what remains is to transpose 4 x 4 in each half.
+        let half = |i: usize, j: usize| {
+            let low = _mm256_castps128_ps256(_mm_loadu_ps(src.add(i * src_stride + j)));
+            _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(src.add((i + 4) * src_stride + j)))
+        };
+        for j in [0, 4] {
+            let (a, b, c, d) = (half(0, j), half(1, j), half(2, j), half(3, j));
+            let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            _mm256_storeu_ps(dst.add(j * dst_stride), _mm256_shuffle_ps::<0x44>(ab_low, cd_low));
+            _mm256_storeu_ps(dst.add((j + 1) * dst_stride), _mm256_shuffle_ps::<0xee>(ab_low, cd_low));
+            _mm256_storeu_ps(dst.add((j + 2) * dst_stride), _mm256_shuffle_ps::<0x44>(ab_high, cd_high));
+            _mm256_storeu_ps(dst.add((j + 3) * dst_stride), _mm256_shuffle_ps::<0xee>(ab_high, cd_high));
+        }
+    }
+}
+
 impl Simd for Avx2 {
     const LANES: usize = N;
     const TILE_ROWS: usize = 6;
@@ -124,6 +149,17 @@ impl Simd for Avx2 {
             let half = _mm_loadu_si128(src.cast());
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose8(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        // SAFETY: the caller's promise; the host has AVX2.
+        unsafe { transpose8(src, src_stride, dst, dst_stride) }
+    }
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Out {
+        // SAFETY: a value of this type exists only where the host has the instructions.
+        unsafe { run(kernel) }
     }
 
     #[inline(always)]

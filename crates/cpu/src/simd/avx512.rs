@@ -116,6 +116,17 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn transpose8(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        // SAFETY: the caller's promise; the host has AVX2.
+        unsafe { super::avx2::transpose8(src, src_stride, dst, dst_stride) }
+    }
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Out {
+        // SAFETY: a value of this type exists only where the host has the instructions.
+        unsafe { run(kernel) }
+    }
+
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_add_ps(a, b))
     }

@@ -194,10 +194,7 @@ mod x86 {
     pub fn dot_bf16(iterations: u64) {
         let mut acc = [_mm512_setzero_ps(); CHAINS];
         let half = _mm512_cvtneps_pbh(_mm512_set1_ps(1e-3));
-        let lines = _mm512_inserti64x4::<1>(
-            _mm512_castsi256_si512(as_integers(half)),
-            as_integers(half),
-        );
+        let lines = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(as_integers(half)), as_integers(half));
         let a = black_box(lines);
         for _ in 0..iterations {
             for chain in &mut acc {

@@ -12,6 +12,7 @@ mod avx512;
 pub mod ceilings;
 pub mod math;
 mod portable;
+pub mod product;
 pub mod rows;
 #[cfg(test)]
 mod tests;
@@ -67,6 +68,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// They must be readable.
     unsafe fn load_bf16_ptr(self, src: *const bf16) -> Self::F;
+    /// `dst[j * dst_stride + i] = src[i * src_stride + j]` for `i, j < 8`.
+    ///
+    /// # Safety
+    /// The eight rows of eight must be readable and writable, and must not overlap.
+    unsafe fn transpose8(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
+
+    /// Runs a kernel in a function of its own, with the instructions of this level: for pieces that are called from
+    /// several places and are large.
+    fn call<K: Kernel>(self, kernel: K) -> K::Out;
 
     /// `a + b`.
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
@@ -120,7 +130,7 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             SimdLevel::Avx2 => unsafe { avx2::run(kernel) },
-            _ => kernel.run(Portable),
+            _ => portable::run(kernel),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 const N: usize = 8;
 
@@ -15,6 +15,10 @@ const FMA: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
 
 /// Adding and subtracting 1.5 x 2^23 rounds to an integer, which is then in the low mantissa bits.
 const ROUND: f32 = 12_582_912.0;
+
+pub(super) fn run<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Portable)
+}
 
 #[inline(always)]
 fn map(a: [f32; N], f: impl Fn(f32) -> f32) -> [f32; N] {
@@ -116,6 +120,20 @@ impl Simd for Portable {
     unsafe fn load_bf16_ptr(self, src: *const bf16) -> [f32; N] {
         // SAFETY: the caller's promise; arrays of `bf16` are aligned as `bf16`.
         self.load_bf16(unsafe { &*src.cast::<[bf16; N]>() })
+    }
+
+    #[inline(always)]
+    unsafe fn transpose8(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        for i in 0..8 {
+            for j in 0..8 {
+                // SAFETY: the caller's promise.
+                unsafe { *dst.add(j * dst_stride + i) = *src.add(i * src_stride + j) };
+            }
+        }
+    }
+    #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Out {
+        run(kernel)
     }
 
     #[inline(always)]

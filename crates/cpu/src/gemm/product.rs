@@ -1,0 +1,443 @@
+//! The blocked driver of all products: cuts `[rows, k] . [cols, k]^T` in blocks that fit the caches, packs them, hands
+//! tiles to the pool and finishes the sums.
+//!
+//! The column operand is packed once per call (in chunks of at most [`CHUNK_UNITS`]) by all workers; then every task takes
+//! some row tiles and some panels. Inside a task `k` runs in blocks; a panel's block stays in the L1 cache while the row
+//! tiles of the task pass by in the L2 cache. Each sum continues from block to block by loading what the last block
+//! stored, so that it is one chain in increasing `k` however the product is cut.
+
+use std::ops::Range;
+
+use super::finish::{Finish, Sums};
+use super::pack::{self, Block};
+use super::tile::{Rows, TileArgs, TileSet};
+use super::view::{Order, Unit, View};
+use crate::isa::Isa;
+use crate::pool::{Pool, Scratch, SharedMut};
+
+/// Most units of the column operand packed at once: 4 MiB, shared by all workers, in the L2 or L3 cache.
+const CHUNK_UNITS: usize = 1 << 20;
+/// Columns that a chunk has at least before `k` is cut as well.
+const CHUNK_COLS: usize = 256;
+/// Most partial sums that wait for the next chunk of `k`: 2 MiB.
+const PARTIAL_SUMS: usize = 1 << 19;
+/// Most units of `k` in one block: a panel of them takes two thirds of the L1 cache.
+const BLOCK_UNITS: usize = 256;
+/// Row tiles of one task, at most.
+const TASK_TILES: usize = 9;
+/// Most partial sums of one task between blocks of `k`: 256 KiB, in the L2 cache.
+const TASK_SUMS: usize = 1 << 16;
+/// Tasks for each worker, so that a late one does not leave the others idle for long.
+const TASKS_PER_WORKER: usize = 4;
+/// Units that one packing task writes.
+const PACK_UNITS: usize = 1 << 15;
+/// Between the rows of a block of rows, so that they do not fall on the same cache sets.
+const ROW_PADDING: usize = 16;
+
+/// What a product runs on.
+#[derive(Clone, Copy)]
+pub(super) struct Machine<'a> {
+    pub(super) isa: Isa,
+    pub(super) pool: &'a Pool,
+    pub(super) scratch: &'a Scratch,
+}
+
+/// The operand whose index runs along the columns of the result.
+#[derive(Clone, Copy)]
+pub(super) enum Columns<'a> {
+    /// `[cols, k]` in memory.
+    View(View<'a>),
+    /// Panels of the product's units, `[panel][unit of k][nr]`.
+    Panels(&'a [u32]),
+    /// The same with pairs, for a product in `f32`.
+    PairPanels(&'a [u32]),
+}
+
+/// `[rows, cols] = a [rows, k] . b [cols, k]^T`.
+#[derive(Clone, Copy)]
+pub(super) struct Product<'a> {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) k: usize,
+    pub(super) unit: Unit,
+    pub(super) a: View<'a>,
+    pub(super) b: Columns<'a>,
+}
+
+/// Where the sums go.
+pub(super) enum Target<'a, F> {
+    /// Every chain starts at zero and is finished once.
+    Finish(F),
+    /// Every chain starts at the old value of `out[row * width + col]` and ends there.
+    Accumulate {
+        out: SharedMut<'a, f32>,
+        width: usize,
+        /// `row_sums[row] += sum over k of a(row, k)`, in the same order.
+        row_sums: Option<SharedMut<'a, f32>>,
+    },
+}
+
+/// Runs a product.
+///
+/// # Panics
+/// If an operand does not hold what its sizes say.
+pub(super) fn multiply<F: Finish>(machine: Machine<'_>, product: &Product<'_>, target: &Target<'_, F>) {
+    let &Product { rows, cols, k, unit, a, b } = product;
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let tiles = TileSet::of(machine.isa, unit);
+    let units = unit.count(k);
+    a.check(rows, k);
+    match b {
+        Columns::View(view) => view.check(cols, k),
+        Columns::Panels(panels) => assert_eq!(panels.len(), cols.div_ceil(tiles.nr) * tiles.nr * units, "panels"),
+        Columns::PairPanels(panels) => {
+            assert_eq!(panels.len(), cols.div_ceil(tiles.nr) * tiles.nr * Unit::Pair.count(k), "panels of pairs");
+        }
+    }
+    if let Target::Accumulate { out, width, row_sums } = target {
+        assert!(cols <= *width && (rows - 1) * width + cols <= out.len(), "product: output too small");
+        assert!(row_sums.as_ref().is_none_or(|sums| sums.len() >= rows), "product: row sums too small");
+    }
+    let plan = Plan::new(product, tiles, matches!(target, Target::Accumulate { .. }));
+    let b_units = if matches!(b, Columns::Panels(_)) { 0 } else { plan.chunk_cols * plan.chunk_units };
+    let partial = if plan.chunk_units < units && matches!(target, Target::Finish(_)) {
+        plan.chunk_rows.min(rows) * plan.chunk_cols
+    } else {
+        0
+    };
+    machine.scratch.shared(b_units + partial, |shared: &mut [u32]| {
+        let (packed, partial) = shared.split_at_mut(b_units);
+        let partial = bytemuck::cast_slice_mut(partial);
+        let run = Run { machine, product, tiles, target, plan };
+        for first_col in (0..cols).step_by(plan.chunk_cols) {
+            let cols = first_col..cols.min(first_col + plan.chunk_cols);
+            for first_row in (0..rows).step_by(plan.chunk_rows) {
+                let rows = first_row..rows.min(first_row + plan.chunk_rows);
+                // An empty sum is still a sum: one chunk of nothing.
+                for first_unit in (0..units.max(1)).step_by(plan.chunk_units) {
+                    let units = first_unit..units.min(first_unit + plan.chunk_units);
+                    run.chunk(Chunk { rows: rows.clone(), cols: cols.clone(), units }, packed, partial);
+                }
+            }
+        }
+    });
+}
+
+/// How a product is cut in chunks. Has no influence on the result.
+#[derive(Clone, Copy)]
+struct Plan {
+    chunk_rows: usize,
+    chunk_cols: usize,
+    chunk_units: usize,
+}
+
+impl Plan {
+    fn new(product: &Product<'_>, tiles: &TileSet, accumulates: bool) -> Plan {
+        let units = product.unit.count(product.k).max(1);
+        let all_cols = product.cols.next_multiple_of(tiles.nr);
+        if matches!(product.b, Columns::Panels(_)) {
+            return Plan { chunk_rows: product.rows, chunk_cols: all_cols, chunk_units: units };
+        }
+        let round = |cols: usize| (cols / tiles.nr * tiles.nr).max(tiles.nr);
+        let chunk_cols = round(CHUNK_UNITS / units).max(round(CHUNK_COLS)).min(all_cols);
+        // Chunks of about equal size.
+        let chunk_cols = all_cols.div_ceil(all_cols.div_ceil(chunk_cols)).next_multiple_of(tiles.nr);
+        let most_units = (CHUNK_UNITS / chunk_cols).max(BLOCK_UNITS);
+        // Even, so that widened pairs are not cut.
+        let chunk_units = units.div_ceil(units.div_ceil(most_units)).next_multiple_of(2);
+        let chunk_rows = if chunk_units < units && !accumulates {
+            (PARTIAL_SUMS / chunk_cols / tiles.mr * tiles.mr).max(tiles.mr)
+        } else {
+            product.rows
+        };
+        Plan { chunk_rows, chunk_cols, chunk_units }
+    }
+}
+
+/// A part of the product that is computed between two packings of the column operand.
+struct Chunk {
+    rows: Range<usize>,
+    cols: Range<usize>,
+    units: Range<usize>,
+}
+
+/// A part of a chunk: row tiles and panels, counted inside the chunk.
+struct Task {
+    tiles: Range<usize>,
+    panels: Range<usize>,
+}
+
+struct Run<'a, 'b, F> {
+    machine: Machine<'a>,
+    product: &'a Product<'a>,
+    tiles: &'static TileSet,
+    target: &'a Target<'b, F>,
+    plan: Plan,
+}
+
+impl<F: Finish> Run<'_, '_, F> {
+    fn chunk(&self, chunk: Chunk, packed: &mut [u32], partial: &mut [f32]) {
+        let (mr, nr) = (self.tiles.mr, self.tiles.nr);
+        let panels = match self.product.b {
+            Columns::Panels(panels) => panels,
+            Columns::View(_) | Columns::PairPanels(_) => {
+                self.pack(&chunk, packed);
+                packed
+            }
+        };
+        let n_tiles = chunk.rows.len().div_ceil(mr);
+        let n_panels = chunk.cols.len().div_ceil(nr);
+        let workers = self.machine.pool.n_threads();
+        let wanted = if workers == 1 { 1 } else { workers * TASKS_PER_WORKER };
+        let row_tasks = n_tiles.div_ceil(TASK_TILES);
+        // Few rows: the columns are cut as well.
+        let one_block = chunk.units.len() <= BLOCK_UNITS;
+        let most_panels = if one_block { n_panels } else { (TASK_SUMS / (TASK_TILES * mr * nr)).max(1) };
+        let col_tasks = wanted.div_ceil(row_tasks).max(n_panels.div_ceil(most_panels)).min(n_panels);
+        let row_tasks = if col_tasks == 1 { row_tasks.next_multiple_of(workers).min(n_tiles) } else { row_tasks };
+        let partial = SharedMut::new(partial);
+        let part = |n: usize, parts: usize, index: usize| n * index / parts..n * (index + 1) / parts;
+        self.machine.pool.run(row_tasks * col_tasks, &|index, worker| {
+            let task = Task {
+                tiles: part(n_tiles, row_tasks, index / col_tasks),
+                panels: part(n_panels, col_tasks, index % col_tasks),
+            };
+            self.task(&chunk, &task, panels, &partial, worker);
+        });
+    }
+
+    /// Packs the chunk's columns.
+    fn pack(&self, chunk: &Chunk, packed: &mut [u32]) {
+        let nr = self.tiles.nr;
+        let units = chunk.units.len();
+        let n_panels = chunk.cols.len().div_ceil(nr);
+        let panel_len = nr * units;
+        if panel_len == 0 {
+            return;
+        }
+        let per_task = (PACK_UNITS / panel_len).max(1);
+        let packed = SharedMut::new(packed);
+        self.machine.pool.run(n_panels.div_ceil(per_task), &|index, _| {
+            let panels = index * per_task..n_panels.min((index + 1) * per_task);
+            // SAFETY: each task has panels of its own.
+            let dst = unsafe { packed.range_mut(panels.start * panel_len..panels.end * panel_len) };
+            match self.product.b {
+                Columns::View(view) => {
+                    let items =
+                        chunk.cols.start + panels.start * nr..chunk.cols.end.min(chunk.cols.start + panels.end * nr);
+                    let k = self.elements(&chunk.units);
+                    pack::panels(self.machine.isa, &Block { view, unit: self.product.unit, items, k }, nr, dst);
+                }
+                Columns::PairPanels(pairs) => {
+                    let all = Unit::Pair.count(self.product.k);
+                    for (panel, dst) in panels.zip(dst.chunks_exact_mut(panel_len)) {
+                        let panel = chunk.cols.start / nr + panel;
+                        let first = (panel * all + chunk.units.start / 2) * nr;
+                        let src = &pairs[first..][..units.div_ceil(2) * nr];
+                        pack::widen_pairs(self.machine.isa, src, nr, dst);
+                    }
+                }
+                Columns::Panels(_) => {}
+            }
+        });
+    }
+
+    /// The elements along `k` that some units hold.
+    fn elements(&self, units: &Range<usize>) -> Range<usize> {
+        let per_unit = self.product.unit.elements();
+        (units.start * per_unit).min(self.product.k)..(units.end * per_unit).min(self.product.k)
+    }
+
+    fn task(&self, chunk: &Chunk, task: &Task, panels: &[u32], partial: &SharedMut<'_, f32>, worker: usize) {
+        let (mr, nr) = (self.tiles.mr, self.tiles.nr);
+        let rows = chunk.rows.start + task.tiles.start * mr..chunk.rows.end.min(chunk.rows.start + task.tiles.end * mr);
+        let n_blocks = chunk.units.len().div_ceil(BLOCK_UNITS).max(1);
+        let block_units = chunk.units.len().div_ceil(n_blocks);
+        let direct = self.product.a.direct(self.product.unit, self.product.k);
+        let a_len = if direct.is_some() { 0 } else { task.tiles.len() * mr * (block_units + ROW_PADDING) };
+        let keeps_sums = n_blocks > 1 && self.whole_k(chunk) && matches!(self.target, Target::Finish(_));
+        let sums_len = if keeps_sums { task.tiles.len() * mr * task.panels.len() * nr } else { 0 };
+        self.machine.scratch.with(worker, a_len + sums_len + mr * nr, |memory: &mut [u32]| {
+            let (a_block, memory) = memory.split_at_mut(a_len);
+            let (sums, edge) = bytemuck::cast_slice_mut(memory).split_at_mut(sums_len);
+            // Partial sums between blocks of `k`: the task's own, or those that wait for the next chunk.
+            let kept = if self.whole_k(chunk) {
+                Kept {
+                    sums: sums.as_mut_ptr(),
+                    row: task.tiles.start * mr,
+                    col: task.panels.start * nr,
+                    pitch: task.panels.len() * nr,
+                }
+            } else {
+                Kept { sums: partial.as_mut_ptr(), row: 0, col: 0, pitch: self.plan.chunk_cols }
+            };
+            for block in 0..n_blocks {
+                let first = chunk.units.start + block * block_units;
+                let units = first..chunk.units.end.min(first + block_units);
+                let a = match direct {
+                    // SAFETY: `View::check` has found all rows inside the operand.
+                    Some((a, a_row)) => RowUnits {
+                        layout: Rows::Strided,
+                        first: unsafe { a.add(rows.start * a_row + units.start) },
+                        pitch: a_row,
+                    },
+                    None => self.pack_rows(chunk, task, &rows, &units, a_block),
+                };
+                self.block(&Step { chunk, task, rows: &rows, units, a, kept }, panels, edge);
+            }
+        });
+    }
+
+    /// True if the chunk holds all of `k`.
+    fn whole_k(&self, chunk: &Chunk) -> bool {
+        chunk.units.len() == self.product.unit.count(self.product.k)
+    }
+
+    /// Packs a task's rows for one block of `k`.
+    fn pack_rows(
+        &self,
+        chunk: &Chunk,
+        task: &Task,
+        rows: &Range<usize>,
+        units: &Range<usize>,
+        dst: &mut [u32],
+    ) -> RowUnits {
+        let mr = self.tiles.mr;
+        let (view, unit) = (self.product.a, self.product.unit);
+        let block = Block { view, unit, items: rows.clone(), k: self.elements(units) };
+        if view.order == Order::KInner {
+            let pitch = units.len() + ROW_PADDING;
+            pack::rows(self.machine.isa, &block, pitch, dst);
+            return RowUnits { layout: Rows::Strided, first: dst.as_ptr(), pitch };
+        }
+        pack::panels(self.machine.isa, &block, mr, dst);
+        if let Target::Accumulate { row_sums: Some(sums), .. } = self.target
+            && chunk.cols.start == 0
+            && task.panels.start == 0
+            && !units.is_empty()
+        {
+            // SAFETY: only the one task with these rows and the first panel comes here.
+            let sums = unsafe { sums.range_mut(rows.clone()) };
+            for (panel, sums) in dst.chunks_exact(mr * units.len()).zip(sums.chunks_mut(mr)) {
+                pack::add_panel_sums(unit, panel, mr, sums);
+            }
+        }
+        RowUnits { layout: Rows::Panel, first: dst.as_ptr(), pitch: 0 }
+    }
+
+    /// All tiles of a task over one block of `k`: panel by panel, the row tiles inside.
+    fn block(&self, step: &Step<'_>, panels: &[u32], edge: &mut [f32]) {
+        let (mr, nr) = (self.tiles.mr, self.tiles.nr);
+        let Step { chunk, task, rows, units, a, kept } = step;
+        let panel_len = nr * chunk.units.len();
+        let is_first = units.start == 0;
+        let is_last = units.end == self.product.unit.count(self.product.k);
+        for panel in task.panels.clone() {
+            let b = &panels[panel * panel_len..][(units.start - chunk.units.start) * nr..][..units.len() * nr];
+            let col = chunk.cols.start + panel * nr;
+            let cols = nr.min(chunk.cols.end - col);
+            for (index, row) in (rows.start..rows.end).step_by(mr).enumerate() {
+                let tile_rows = mr.min(rows.end - row);
+                let (tile, tile_cols) = self.tiles.tile(a.layout, tile_rows, cols);
+                let a_offset = match a.layout {
+                    Rows::Strided => index * mr * a.pitch,
+                    Rows::Panel => index * mr * units.len(),
+                };
+                let mut args = TileArgs {
+                    k: units.len(),
+                    // SAFETY: the tile's first row lies inside the operand (`View::check`) or the packed block.
+                    a: unsafe { a.first.add(a_offset) },
+                    a_row: a.pitch,
+                    b: b.as_ptr(),
+                    c_in: std::ptr::null(),
+                    c_in_row: 0,
+                    c_out: std::ptr::null_mut(),
+                    c_out_row: nr,
+                };
+                match self.target {
+                    Target::Accumulate { out, width, .. } => {
+                        let at = row * width + col;
+                        if tile_cols == cols {
+                            // SAFETY: `multiply` has checked the output against the product's sizes.
+                            args.c_out = unsafe { out.as_mut_ptr().add(at) };
+                            args.c_out_row = *width;
+                        } else {
+                            for r in 0..tile_rows {
+                                // SAFETY: this task's own rows and columns.
+                                let old = unsafe { out.range_mut(at + r * width..at + r * width + cols) };
+                                edge[r * nr..][..cols].copy_from_slice(old);
+                            }
+                            args.c_out = edge.as_mut_ptr();
+                        }
+                        args.c_in = args.c_out;
+                        args.c_in_row = args.c_out_row;
+                        // SAFETY: the set belongs to this `Isa`; `a`, `b` hold the block (checked by `View::check`, by
+                        // the slicing of `b`, by the packing), the sums are inside the output or the edge buffer, and
+                        // no other task has these rows and columns.
+                        unsafe { tile(&args) };
+                        if tile_cols != cols {
+                            for r in 0..tile_rows {
+                                // SAFETY: as above.
+                                let new = unsafe { out.range_mut(at + r * width..at + r * width + cols) };
+                                new.copy_from_slice(&edge[r * nr..][..cols]);
+                            }
+                        }
+                    }
+                    Target::Finish(finish) => {
+                        let tile_row = task.tiles.start * mr + index * mr;
+                        let at = (tile_row - kept.row) * kept.pitch + panel * nr - kept.col;
+                        if !is_first {
+                            // SAFETY: partial sums have room for all row tiles and panels of the task or chunk.
+                            args.c_in = unsafe { kept.sums.add(at) };
+                            args.c_in_row = kept.pitch;
+                        }
+                        if is_last {
+                            args.c_out = edge.as_mut_ptr();
+                        } else {
+                            // SAFETY: as above.
+                            args.c_out = unsafe { kept.sums.add(at) };
+                            args.c_out_row = kept.pitch;
+                        }
+                        // SAFETY: as for the accumulating target.
+                        unsafe { tile(&args) };
+                        if is_last {
+                            let sums = Sums { values: edge, pitch: nr, row, rows: tile_rows, col, cols };
+                            // SAFETY: no other task has these rows and columns.
+                            unsafe { finish.finish(self.machine.isa, &sums) };
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A task's rows as units, for one block of `k`.
+#[derive(Clone, Copy)]
+struct RowUnits {
+    layout: Rows,
+    first: *const u32,
+    /// Units between rows, if they are strided.
+    pitch: usize,
+}
+
+/// Partial sums between blocks of `k`; the first is that of tile row `row` and column `col` of the chunk.
+#[derive(Clone, Copy)]
+struct Kept {
+    sums: *mut f32,
+    row: usize,
+    col: usize,
+    pitch: usize,
+}
+
+/// One block of `k` of a task.
+struct Step<'a> {
+    chunk: &'a Chunk,
+    task: &'a Task,
+    rows: &'a Range<usize>,
+    units: Range<usize>,
+    a: RowUnits,
+    kept: Kept,
+}
