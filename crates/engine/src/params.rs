@@ -1,0 +1,180 @@
+//! How a request's tokens are chosen and when it ends.
+
+use std::fmt::Display;
+
+use crate::error::EngineError;
+use crate::vocabulary::Vocabulary;
+
+/// Most bytes of all stop strings of a request together.
+const MAX_STOP_BYTES: usize = 1 << 20;
+
+/// How a request's tokens are chosen and when it ends. [`crate::Sampler`] documents the order in which the fields act.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// Divides the logits; 0 always takes the likeliest token. 0 to 100.
+    pub temperature: f32,
+    /// Keeps the `k` likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the fewest likeliest tokens that together have this probability (Holtzman et al. 2020). Above 0, at most 1.
+    pub top_p: f32,
+    /// Keeps tokens with at least this part of the likeliest token's probability (Nguyen et al. 2024). 0 to 1.
+    pub min_p: f32,
+    /// Logits of tokens in prompt or answer are divided by it when positive, multiplied when negative (Keskar et al.
+    /// 2019, as transformers does it). Above 0, at most 1,000,000; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Taken off the logits of tokens in the answer. -100 to 100.
+    pub presence_penalty: f32,
+    /// Taken off a logit for each time the token is in the answer. -100 to 100.
+    pub frequency_penalty: f32,
+    /// Added to the logits of single tokens, each named once. -1000 to 1000.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// The answer ends before the first of these texts to be completed in it. None may be empty; 1 MiB together.
+    pub stop: Vec<String>,
+    /// The same seed gives the same tokens.
+    pub seed: u64,
+    /// Most tokens of the answer, at least 1. The context bounds it too: prompt and answer together have at most
+    /// `n_ctx` tokens, or one more: the last token of an answer is never read. Either way the answer then ends with
+    /// [`crate::FinishReason::Length`].
+    pub max_tokens: usize,
+    /// `Some(n)`: report each token's log-probability and the `n` likeliest tokens. At most the vocabulary's size.
+    pub n_logprobs: Option<usize>,
+    /// Go on after a token that ends a text.
+    pub ignore_eos: bool,
+}
+
+impl Default for SamplingParams {
+    /// The model's own distribution, 200 tokens.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            stop: Vec::new(),
+            seed: 0,
+            max_tokens: 200,
+            n_logprobs: None,
+            ignore_eos: false,
+        }
+    }
+}
+
+impl SamplingParams {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`EngineError::Parameter`], which names the first field that is wrong, its value and its range.
+    pub fn validate(&self, vocabulary: &Vocabulary) -> Result<(), EngineError> {
+        let range = |field, value: f32, low: f32, high: f32| {
+            check(field, value, (low..=high).contains(&value), || format!("from {low} to {high}"))
+        };
+        range("temperature", self.temperature, 0.0, 100.0)?;
+        check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, || "above 0 and at most 1".to_owned())?;
+        range("min_p", self.min_p, 0.0, 1.0)?;
+        let repetition = self.repetition_penalty;
+        let good = repetition > 0.0 && repetition <= 1e6;
+        check("repetition_penalty", repetition, good, || "above 0 and at most 1000000".to_owned())?;
+        range("presence_penalty", self.presence_penalty, -100.0, 100.0)?;
+        range("frequency_penalty", self.frequency_penalty, -100.0, 100.0)?;
+        check("max_tokens", self.max_tokens, self.max_tokens > 0, || "at least 1".to_owned())?;
+        let n_vocab = vocabulary.n_vocab();
+        if let Some(n) = self.n_logprobs {
+            check("n_logprobs", n, n <= n_vocab, || format!("from 0 to {n_vocab}, the size of the vocabulary"))?;
+        }
+        self.validate_logit_bias(n_vocab)?;
+        self.validate_stop()
+    }
+
+    fn validate_logit_bias(&self, n_vocab: usize) -> Result<(), EngineError> {
+        for &(id, bias) in &self.logit_bias {
+            check("logit_bias", format!("{bias} for token {id}"), (-1000.0..=1000.0).contains(&bias), || {
+                "from -1000 to 1000".to_owned()
+            })?;
+            check("logit_bias", format!("for token {id}"), (id as usize) < n_vocab, || {
+                format!("for tokens below {n_vocab}, the size of the vocabulary")
+            })?;
+        }
+        let mut ids: Vec<u32> = self.logit_bias.iter().map(|&(id, _)| id).collect();
+        ids.sort_unstable();
+        match ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            None => Ok(()),
+            Some(pair) => {
+                check("logit_bias", format!("given twice for token {}", pair[0]), false, || "given once".to_owned())
+            }
+        }
+    }
+
+    fn validate_stop(&self) -> Result<(), EngineError> {
+        if let Some(place) = self.stop.iter().position(String::is_empty) {
+            return check("stop", format!("empty at place {place}"), false, || "at least one character".to_owned());
+        }
+        let bytes: usize = self.stop.iter().map(String::len).sum();
+        check("stop", format!("{bytes} bytes in all"), bytes <= MAX_STOP_BYTES, || {
+            format!("at most {MAX_STOP_BYTES} bytes in all")
+        })
+    }
+
+    /// Whether what was generated changes the logits.
+    pub(crate) fn uses_history(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+}
+
+fn check(
+    field: &'static str,
+    found: impl Display,
+    good: bool,
+    allowed: impl FnOnce() -> String,
+) -> Result<(), EngineError> {
+    if good { Ok(()) } else { Err(EngineError::Parameter { field, found: found.to_string(), allowed: allowed() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bad_value_is_named_with_its_range() {
+        let vocabulary = Vocabulary::from_bytes((0..10u8).map(|b| vec![b]));
+        let good = SamplingParams { n_logprobs: Some(10), logit_bias: vec![(9, -1000.0)], ..Default::default() };
+        good.validate(&vocabulary).unwrap();
+        type Change = fn(&mut SamplingParams);
+        let cases: &[(Change, &str)] = &[
+            (|p| p.temperature = -0.1, "temperature is -0.1, must be from 0 to 100"),
+            (|p| p.temperature = f32::NAN, "temperature is NaN, must be from 0 to 100"),
+            (|p| p.temperature = f32::INFINITY, "temperature is inf, must be from 0 to 100"),
+            (|p| p.top_p = 0.0, "top_p is 0, must be above 0 and at most 1"),
+            (|p| p.top_p = 1.5, "top_p is 1.5, must be above 0 and at most 1"),
+            (|p| p.top_p = f32::NAN, "top_p is NaN, must be above 0 and at most 1"),
+            (|p| p.min_p = -1.0, "min_p is -1, must be from 0 to 1"),
+            (|p| p.repetition_penalty = 0.0, "repetition_penalty is 0, must be above 0 and at most 1000000"),
+            (|p| p.presence_penalty = 101.0, "presence_penalty is 101, must be from -100 to 100"),
+            (|p| p.frequency_penalty = f32::NAN, "frequency_penalty is NaN, must be from -100 to 100"),
+            (|p| p.max_tokens = 0, "max_tokens is 0, must be at least 1"),
+            (|p| p.n_logprobs = Some(11), "n_logprobs is 11, must be from 0 to 10, the size of the vocabulary"),
+            (|p| p.logit_bias = vec![(1, 1e4)], "logit_bias is 10000 for token 1, must be from -1000 to 1000"),
+            (
+                |p| p.logit_bias = vec![(10, 1.0)],
+                "logit_bias is for token 10, must be for tokens below 10, the size of the vocabulary",
+            ),
+            (
+                |p| p.logit_bias = vec![(3, 1.0), (1, 0.0), (3, 1.0)],
+                "logit_bias is given twice for token 3, must be given once",
+            ),
+            (|p| p.stop = vec!["a".into(), String::new()], "stop is empty at place 1, must be at least one character"),
+            (
+                |p| p.stop = vec!["a".repeat(1 << 20), "b".into()],
+                "stop is 1048577 bytes in all, must be at most 1048576 bytes in all",
+            ),
+        ];
+        for (change, message) in cases {
+            let mut params = good.clone();
+            change(&mut params);
+            assert_eq!(params.validate(&vocabulary).unwrap_err().to_string(), *message);
+        }
+    }
+}
