@@ -1,0 +1,245 @@
+//! Agreement with PyTorch: logits, loss, every gradient, three AdamW steps and a greedy continuation.
+
+mod common;
+
+use common::{Bench, Optimizer};
+use half::bf16;
+use verve_cpu::{CpuBackend, Isa};
+use verve_model::formats::names::Layout;
+use verve_model::formats::{Checkpoint, load};
+use verve_model::*;
+use verve_ops::reference::Reference;
+use verve_ops::{Backend, InferBackend, KV_BLOCK, Real};
+use verve_testkit::{Bound, Golden, assert_close, golden_dir};
+
+const CASES: [&str; 5] = ["gpt2", "gpt_neo", "llama", "llama_tied", "llama_bias"];
+const LEARNING_RATE: f32 = 1e-3;
+const PROMPT: usize = 8;
+
+/// How far a type may be off, by what is compared. The parameters move by about 3e-3 in three steps.
+#[derive(Clone, Copy)]
+struct Limits {
+    logits: Bound,
+    loss: f64,
+    grads: Bound,
+    after: Bound,
+    /// Of a gradient that is exactly zero: GPT-2's key biases.
+    zero: f64,
+    /// Whether a greedy choice must be PyTorch's.
+    greedy: bool,
+}
+
+const F64: Limits = Limits {
+    logits: Bound { relative: 1e-6, of_rms: 1e-6 },
+    loss: 1e-6,
+    grads: Bound { relative: 1e-6, of_rms: 1e-6 },
+    after: Bound { relative: 1e-6, of_rms: 1e-6 },
+    zero: 1e-12,
+    greedy: true,
+};
+
+const F32: Limits = Limits {
+    logits: Bound { relative: 1e-5, of_rms: 1e-5 },
+    loss: 2e-6,
+    grads: Bound { relative: 2e-5, of_rms: 2e-5 },
+    after: Bound { relative: 1e-4, of_rms: 1e-4 },
+    zero: 1e-7,
+    greedy: true,
+};
+
+/// Two or three decimal digits, through several layers. The steps of AdamW depend on signs of gradients: an element whose
+/// gradient is near zero may be off by the whole of its three steps.
+const BF16: Limits = Limits {
+    logits: Bound { relative: 0.02, of_rms: 0.03 },
+    loss: 0.02,
+    grads: Bound { relative: 0.05, of_rms: 0.12 },
+    after: Bound { relative: 0.01, of_rms: 0.05 },
+    zero: 0.01,
+    greedy: false,
+};
+
+/// A golden tensor in the layout of the parameter table.
+fn from_golden(golden: &Golden, kind: &str, checkpoint: &Checkpoint, spec: &ParamSpec) -> Vec<f32> {
+    let family = checkpoint.family();
+    let width = spec.len() / spec.shape[0];
+    let mut out = Vec::new();
+    for source in family.sources(family.prefix(), checkpoint.config(), spec) {
+        let values = golden.f32s(&format!("{kind}.{}", source.name));
+        assert_eq!(golden.shape(&format!("{kind}.{}", source.name)), source.shape(spec));
+        let rows = source.rows.len();
+        match source.layout {
+            Layout::Same => out.extend(values),
+            Layout::Transposed => out.extend((0..rows * width).map(|i| values[(i % width) * rows + i / width])),
+        }
+    }
+    out
+}
+
+fn bench<B: Backend>(backend: B, checkpoint: &Checkpoint) -> Bench<B> {
+    let weights = checkpoint.weights::<B, B::Elem>(&backend).unwrap();
+    Bench::new(backend, checkpoint.config(), weights)
+}
+
+/// True for elements of GPT-2's key biases, whose gradients are exactly zero, so that AdamW amplifies noise.
+fn is_key_bias(name: &str, config: &ModelConfig, index: usize) -> bool {
+    let keys = config.heads_width()..config.heads_width() + config.n_kv_heads * config.d_head;
+    name.ends_with("attn_qkv.bias") && config.positions == Positions::Learned && keys.contains(&index)
+}
+
+fn without_key_bias<T: Copy>(name: &str, config: &ModelConfig, values: &[T]) -> Vec<T> {
+    values.iter().enumerate().filter(|(i, _)| !is_key_bias(name, config, *i)).map(|(_, v)| *v).collect()
+}
+
+fn training<B: Backend>(backend: B, case: &str, limits: Limits) {
+    let golden = Golden::load(case);
+    let checkpoint = load(&golden_dir(case)).unwrap();
+    let mut bench = bench(backend, &checkpoint);
+    let (tokens, targets) = (golden.ids("input_ids"), golden.ids("targets"));
+    let batch = TrainBatch { tokens: &tokens, targets: &targets };
+    let mut acts = bench.acts(2, tokens.len() / 2, Recompute::None);
+    let narrow = size_of::<B::Elem>() < size_of::<B::Acc>();
+    let master = narrow.then(|| checkpoint.weights::<B, B::Acc>(&bench.backend).unwrap());
+    let mut state = Optimizer::new(&bench, master);
+    let specs: Vec<ParamSpec> = bench.layout.iter().cloned().collect();
+    for step in 0..4 {
+        let expected = f64::from(golden.f32s(&format!("loss_step.{step}"))[0]);
+        let evaluated = forward_loss(bench.net(), &mut acts, batch).unwrap();
+        assert_eq!(evaluated.targets, 46);
+        assert_close(&format!("{case}: loss {step}"), &[evaluated.mean()], &[expected], Bound::new(limits.loss));
+        if step == 3 {
+            break;
+        }
+        bench.zero_grads();
+        let loss = bench.forward_backward(&mut acts, batch, 1.0 / 46.0);
+        assert_close(&format!("{case}: loss {step}"), &[loss.mean()], &[expected], Bound::new(limits.loss));
+        if step == 0 {
+            for (spec, grad) in specs.iter().zip(bench.host_grads()) {
+                let expected = from_golden(&golden, "grad", &checkpoint, spec);
+                let what = format!("{case}: gradient of {}", spec.name);
+                let found = without_key_bias(&spec.name, &bench.config, &grad);
+                assert_close(&what, &found, &without_key_bias(&spec.name, &bench.config, &expected), limits.grads);
+                for (i, value) in grad.iter().enumerate() {
+                    let zero = is_key_bias(&spec.name, &bench.config, i);
+                    assert!(!zero || value.to_f64().abs() < limits.zero, "{what}[{i}] = {value:?} should vanish");
+                }
+            }
+        }
+        let norm = bench.grad_norm();
+        let expected = f64::from(golden.f32s(&format!("grad_norm.{step}"))[0]);
+        assert_close(&format!("{case}: norm {step}"), &[norm], &[expected], Bound::new(limits.loss * 10.0));
+        bench.adamw(&mut state, step + 1, LEARNING_RATE, (1.0 / norm) as f32);
+    }
+    let after: Vec<Vec<f64>> = match &state.master {
+        Some(master) => {
+            let host = params::download::<B, B::Acc>(&bench.backend, master).unwrap();
+            host.iter().map(|t| t.iter().map(|v| v.to_f64()).collect()).collect()
+        }
+        None => bench.host_weights().iter().map(|t| t.iter().map(|v| v.to_f64()).collect()).collect(),
+    };
+    for (spec, found) in specs.iter().zip(after) {
+        let expected = from_golden(&golden, "param_after3", &checkpoint, spec);
+        let keep = |values: &[f64]| without_key_bias(&spec.name, &bench.config, values);
+        let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+        assert_close(&format!("{case}: {} after 3 steps", spec.name), &keep(&found), &keep(&expected), limits.after);
+    }
+}
+
+/// One sequence in a cache of its own; blocks are handed out from the end.
+fn table(n_blocks: usize) -> Vec<u32> {
+    (0..n_blocks as u32).rev().collect()
+}
+
+fn generation<B: InferBackend>(backend: B, case: &str, limits: Limits) {
+    let golden = Golden::load(case);
+    let checkpoint = load(&golden_dir(case)).unwrap();
+    let config = checkpoint.config();
+    let weights = checkpoint.infer_weights(&backend).unwrap();
+    let step_limits = StepLimits { max_rows: 48, max_sequences: 2, max_blocks: 2 };
+    let mut ws = InferStep::new(&backend, config, step_limits).unwrap();
+    let mut cache = KvCache::new(&backend, config, 4).unwrap();
+
+    // Both rows of the batch in one step.
+    let tokens = golden.ids("input_ids");
+    let positions: Vec<u32> = (0..48).map(|i| i % 24).collect();
+    let sequences: Vec<u32> = (0..48).map(|i| i / 24).collect();
+    let blocks = table(4);
+    let slots: Vec<u32> = (0..48).map(|i| blocks[2 * (i / 24)] * KV_BLOCK as u32 + (i % 24) as u32).collect();
+    let rows: Vec<u32> = (0..48).collect();
+    let batch = StepBatch {
+        tokens: &tokens,
+        positions: &positions,
+        slots: &slots,
+        sequences: &sequences,
+        block_table: &blocks,
+        max_blocks: 2,
+        output_rows: &rows,
+    };
+    let logits = infer_step(&backend, config, &weights, &mut cache, &batch, &mut ws).unwrap();
+    assert_close(&format!("{case}: logits"), logits, &golden.f32s("logits"), limits.logits);
+
+    // The prompt in one step, then one token at a time.
+    let mut text = golden.ids("greedy_prompt");
+    assert_eq!(text.len(), PROMPT);
+    let expected = golden.ids("greedy");
+    let blocks = table(2);
+    let mut done = 0;
+    for (i, expected) in expected.iter().enumerate() {
+        let new = &text[done..];
+        let positions: Vec<u32> = (done as u32..text.len() as u32).collect();
+        let slots: Vec<u32> = positions.iter().map(|p| blocks[0] * KV_BLOCK as u32 + p).collect();
+        let batch = StepBatch {
+            tokens: new,
+            positions: &positions,
+            slots: &slots,
+            sequences: &vec![0; new.len()],
+            block_table: &blocks,
+            max_blocks: 2,
+            output_rows: &[new.len() as u32 - 1],
+        };
+        let logits = infer_step(&backend, config, &weights, &mut cache, &batch, &mut ws).unwrap();
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].partial_cmp(&logits[b]).unwrap()).unwrap() as u32;
+        if limits.greedy {
+            assert_eq!(best, *expected, "{case}: greedy token {i}");
+        }
+        done = text.len();
+        text.push(*expected);
+    }
+}
+
+fn on_every_cpu(test: impl Fn(Isa)) {
+    for isa in Isa::available() {
+        test(isa);
+    }
+}
+
+#[test]
+fn training_on_the_reference() {
+    CASES.iter().for_each(|case| training(Reference::<f64>::new(), case, F64));
+}
+
+#[test]
+fn training_on_the_reference_in_f32() {
+    CASES.iter().for_each(|case| training(Reference::<f32>::new(), case, F32));
+}
+
+#[test]
+fn generation_on_the_reference() {
+    CASES.iter().for_each(|case| generation(Reference::<f64>::new(), case, F64));
+    CASES.iter().for_each(|case| generation(Reference::<f32>::new(), case, F32));
+}
+
+#[test]
+fn training_on_the_cpu() {
+    on_every_cpu(|isa| {
+        CASES.iter().for_each(|case| training(CpuBackend::<f32>::new(2, isa).unwrap(), case, F32));
+        CASES.iter().for_each(|case| training(CpuBackend::<bf16>::new(2, isa).unwrap(), case, BF16));
+    });
+}
+
+#[test]
+fn generation_on_the_cpu() {
+    on_every_cpu(|isa| {
+        CASES.iter().for_each(|case| generation(CpuBackend::<f32>::new(2, isa).unwrap(), case, F32));
+        CASES.iter().for_each(|case| generation(CpuBackend::<bf16>::new(2, isa).unwrap(), case, BF16));
+    });
+}
