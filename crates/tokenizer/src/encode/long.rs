@@ -21,21 +21,13 @@ pub(super) const MAX_LONG: usize = 1 << 30;
 /// Working memory beyond this many positions is given back after use.
 const KEEP: usize = 1 << 20;
 
-/// What starts at a byte of the piece.
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    /// The token, or [`NONE`] where none starts.
-    token: u32,
-    /// Start of the next token, or [`NONE`] at the end.
-    next: u32,
-    /// Start of the token before, or [`NONE`] at the beginning.
-    previous: u32,
-}
-
 /// Working memory for long pieces, reused from one to the next. Between calls every bucket is empty.
 #[derive(Debug, Default)]
 pub(crate) struct LongScratch {
-    nodes: Vec<Node>,
+    /// Token that starts at each byte; [`NONE`] where none starts.
+    tokens: Vec<u32>,
+    next: Vec<u32>,
+    previous: Vec<u32>,
     /// First entry of each rank's bucket.
     heads: Vec<u32>,
     /// Bit set of ranks whose bucket is in use.
@@ -50,13 +42,8 @@ impl LongScratch {
     pub(super) fn merge(&mut self, table: &MergeTable, piece: &[u8], out: &mut Vec<u32>) -> u32 {
         self.start(table, piece);
         let last_rank = if table.ascending { self.sweep(table) } else { self.pop_all(table) };
-        let mut position = 0;
-        while position != NONE {
-            let node = self.nodes[position as usize];
-            out.push(node.token);
-            position = node.next;
-        }
-        if self.nodes.len() > KEEP {
+        out.extend(self.tokens.iter().filter(|token| **token != NONE));
+        if self.tokens.len() > KEEP {
             *self = Self::default();
         }
         last_rank
@@ -64,13 +51,12 @@ impl LongScratch {
 
     fn start(&mut self, table: &MergeTable, piece: &[u8]) {
         let length = piece.len() as u32;
-        self.nodes.clear();
-        // In front of the first position the subtraction wraps around to NONE.
-        self.nodes.extend(piece.iter().zip(0u32..).map(|(byte, position)| Node {
-            token: table.byte_tokens[usize::from(*byte)],
-            next: if position + 1 < length { position + 1 } else { NONE },
-            previous: position.wrapping_sub(1),
-        }));
+        self.tokens.clear();
+        self.tokens.extend(piece.iter().map(|byte| table.byte_tokens[usize::from(*byte)]));
+        self.next.clear();
+        self.next.extend((1..length).chain([NONE]));
+        self.previous.clear();
+        self.previous.extend([NONE].into_iter().chain(0..length - 1));
         self.entries.clear();
         if table.ascending {
             self.heads.resize(table.merges.len(), NONE);
@@ -128,15 +114,15 @@ impl LongScratch {
     /// Merges a run of equal tokens pair by pair from its left end; `position` lies in the run.
     fn merge_run(&mut self, table: &MergeTable, mut position: u32, part: u32, merged: u32) {
         loop {
-            let before = self.nodes[position as usize].previous;
-            if before == NONE || self.nodes[before as usize].token != part {
+            let before = self.previous[position as usize];
+            if before == NONE || self.tokens[before as usize] != part {
                 break;
             }
             position = before;
         }
         while position != NONE && self.has_pair(position, part, part) {
             self.merge_at(table, position, merged);
-            position = self.nodes[position as usize].next;
+            position = self.next[position as usize];
         }
     }
 
@@ -156,23 +142,24 @@ impl LongScratch {
     /// Whether these two tokens stand at `position`. Queue entries are not withdrawn when a neighbour changes, so
     /// each is checked when its turn comes.
     fn has_pair(&self, position: u32, left: u32, right: u32) -> bool {
-        let node = self.nodes[position as usize];
-        node.token == left && node.next != NONE && self.nodes[node.next as usize].token == right
+        let next = self.next[position as usize];
+        self.tokens[position as usize] == left && next != NONE && self.tokens[next as usize] == right
     }
 
     /// Replaces the pair at `position` by `merged` and queues the two pairs that come about.
     fn merge_at(&mut self, table: &MergeTable, position: u32, merged: u32) {
-        let Node { next: removed, previous: before, .. } = self.nodes[position as usize];
-        let after = self.nodes[removed as usize].next;
-        self.nodes[removed as usize].token = NONE;
-        self.nodes[position as usize].token = merged;
-        self.nodes[position as usize].next = after;
+        let removed = self.next[position as usize];
+        let after = self.next[removed as usize];
+        let before = self.previous[position as usize];
+        self.tokens[position as usize] = merged;
+        self.tokens[removed as usize] = NONE;
+        self.next[position as usize] = after;
         if after != NONE {
-            self.nodes[after as usize].previous = position;
-            self.push(table, table.rank(merged, self.nodes[after as usize].token), position);
+            self.previous[after as usize] = position;
+            self.push(table, table.rank(merged, self.tokens[after as usize]), position);
         }
         if before != NONE {
-            self.push(table, table.rank(self.nodes[before as usize].token, merged), before);
+            self.push(table, table.rank(self.tokens[before as usize], merged), before);
         }
     }
 }
