@@ -31,16 +31,17 @@ struct Limits {
 
 const F64: Limits = Limits {
     logits: Bound { relative: 1e-6, of_rms: 1e-6 },
-    loss: 1e-6,
+    loss: 1e-7,
     grads: Bound { relative: 1e-6, of_rms: 1e-6 },
-    after: Bound { relative: 1e-6, of_rms: 1e-6 },
+    // AdamW divides a gradient by its size: where it is nearly zero, the rounding of the rotary angles to f32 shows.
+    after: Bound { relative: 1e-6, of_rms: 3e-6 },
     zero: 1e-12,
     greedy: true,
 };
 
 const F32: Limits = Limits {
     logits: Bound { relative: 1e-5, of_rms: 1e-5 },
-    loss: 2e-6,
+    loss: 2e-7,
     grads: Bound { relative: 2e-5, of_rms: 2e-5 },
     after: Bound { relative: 1e-4, of_rms: 1e-4 },
     zero: 1e-7,

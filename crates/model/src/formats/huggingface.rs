@@ -1,28 +1,28 @@
-//! Checkpoints as folders that Hugging Face's transformers reads and writes: `config.json` and `model.safetensors`, or
+//! Reading checkpoints: folders that Hugging Face's transformers reads and writes, `config.json` and `model.safetensors`, or
 //! several files with a `model.safetensors.index.json`.
 //!
 //! Families are configurations and name maps, see [`super::names`]. A model that no family represents exactly is written
 //! with `model_type` "verve" and our own names; transformers cannot open it, this crate can.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{Read, Write};
+use std::collections::{BTreeSet, HashMap};
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
-use verve_ops::{Backend, Buffer, InferBackend, Real};
+use verve_ops::{Backend, InferBackend, Real};
 
 use super::hf_config::{self, GenerationIds, Keys};
 use super::names::{Family, Layout, Role, Source};
-use super::tensor_file::{FileType, TensorFile, TensorSpec, encode, write, write_atomically};
+use super::tensor_file::{FileType, TensorFile};
 use crate::config::{AttnScale, ModelConfig};
 use crate::error::ModelError;
 use crate::infer::InferWeights;
 use crate::params::{ParamSpec, Params, layout};
 
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-const MODEL: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const MODEL: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Longest JSON file that is read. Real ones are below 1 MiB; an index may have a line for each of 10^5 tensors.
 const MAX_JSON: u64 = 64 << 20;
@@ -73,7 +73,7 @@ pub fn load(folder: &Path) -> Result<Checkpoint, ModelError> {
     Ok(checkpoint)
 }
 
-/// The exact configuration that [`save`] put beside the family's keys, if those still say the same.
+/// The exact configuration that [`super::save`] put beside the family's keys, if those still say the same.
 fn own_config(map: &Map<String, Value>, family: Family, described: &ModelConfig) -> Option<ModelConfig> {
     let config: ModelConfig = serde_json::from_value(map.get("verve")?.clone()).ok()?;
     config.validate().ok()?;
@@ -176,6 +176,15 @@ impl Checkpoint {
     /// Token ids that generation needs.
     pub fn ids(&self) -> &GenerationIds {
         &self.ids
+    }
+
+    /// Element type of the token table, which stands for that of all weights.
+    ///
+    /// # Errors
+    /// None after [`load`], which has checked the table.
+    pub fn dtype(&self) -> Result<FileType, ModelError> {
+        let name = &self.sources(&layout(&self.config).tok_embed)[0].name;
+        self.file(name)?.dtype(name)
     }
 
     /// Where it is.
@@ -300,136 +309,4 @@ impl Checkpoint {
             Ok(())
         })
     }
-}
-
-/// How to write a checkpoint.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SaveOptions {
-    /// Element type of the weights.
-    pub dtype: FileType,
-    /// Token ids that generation needs.
-    pub ids: GenerationIds,
-}
-
-/// What [`save`] wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Saved {
-    /// The convention.
-    pub family: Family,
-    /// For [`Family::Verve`]: why transformers cannot open it.
-    pub note: Option<String>,
-}
-
-/// Writes a checkpoint in the family that represents `config` exactly, or else in our own. The folder is made if it is
-/// not there; each file is written under a temporary name, synced and renamed, the configuration last.
-///
-/// A query projection of a GPT-Neo shaped model that scales its scores is written times `1 / sqrt(d_head)`, a power of
-/// two; [`load`] takes it back. Nothing else is changed but the rounding to [`SaveOptions::dtype`].
-///
-/// # Errors
-/// Whatever the operating system says; a failed device; [`FileType::F16`], which is for reading only.
-///
-/// # Panics
-/// When `params` are not of this configuration.
-pub fn save<B: Backend, T: Real>(
-    folder: &Path,
-    backend: &B,
-    config: &ModelConfig,
-    params: &Params<B::Buf<T>>,
-    options: &SaveOptions,
-) -> Result<Saved, ModelError> {
-    let (family, why) = hf_config::family_for(config);
-    if options.dtype == FileType::F16 {
-        let problem = "weights are saved as f32 or bf16; f16 would overflow".to_owned();
-        return Err(ModelError::Malformed { path: folder.to_owned(), problem });
-    }
-    std::fs::create_dir_all(folder).map_err(|source| ModelError::Io {
-        action: "create",
-        path: folder.to_owned(),
-        source,
-    })?;
-
-    let table = layout(config);
-    let buffers: Vec<&B::Buf<T>> = params.iter().collect();
-    let specs: Vec<&ParamSpec> = table.iter().collect();
-    assert!(specs.len() == buffers.len(), "save: {} tensors for a model of {}", buffers.len(), specs.len());
-    let mut parts: Vec<(usize, Source)> = Vec::new();
-    for (place, spec) in specs.iter().enumerate() {
-        assert!(buffers[place].len() == spec.len(), "save: {} has {} elements", spec.name, buffers[place].len());
-        parts.extend(family.sources(family.prefix(), config, spec).into_iter().map(|source| (place, source)));
-    }
-    let tensors: Vec<TensorSpec> = parts
-        .iter()
-        .map(|(place, source)| TensorSpec {
-            name: source.name.clone(),
-            shape: source.shape(specs[*place]),
-            dtype: options.dtype,
-        })
-        .collect();
-    let query_factor = if family == Family::GptNeo { hf_config::folded_scale(config).unwrap_or(1.0) } else { 1.0 };
-    // "pt" tells transformers that the layout is PyTorch's; it refuses files that do not say.
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    let mut host: Vec<T> = Vec::new();
-    let mut held = None;
-    write(&folder.join(MODEL), &metadata, &tensors, |index, bytes| {
-        let (place, source) = &parts[index];
-        let spec = specs[*place];
-        if held != Some(*place) {
-            host.clear();
-            host.resize(spec.len(), T::default());
-            backend.download(buffers[*place], &mut host)?;
-            held = Some(*place);
-        }
-        let width = spec.len() / spec.shape[0];
-        let part = &host[source.rows.start * width..source.rows.end * width];
-        match (source.layout, source.role) {
-            (Layout::Transposed, _) => {
-                let columns = (0..width).flat_map(|column| part.iter().skip(column).step_by(width).copied());
-                encode(columns, options.dtype, bytes);
-            }
-            (Layout::Same, Role::Queries) => {
-                let factor = f64::from(query_factor);
-                encode(part.iter().map(|value| T::from_f64(value.to_f64() * factor)), options.dtype, bytes);
-            }
-            (Layout::Same, Role::Other) => encode(part.iter().copied(), options.dtype, bytes),
-        }
-        Ok(())
-    })?;
-    write_config(&folder.join(CONFIG), family, config, options)?;
-    let note = why.map(|why| format!("saved in verve's own format, which transformers cannot open: {why}"));
-    Ok(Saved { family, note })
-}
-
-fn write_config(path: &Path, family: Family, config: &ModelConfig, options: &SaveOptions) -> Result<(), ModelError> {
-    let ids = &options.ids;
-    let mut map = hf_config::describe(family, config);
-    let eos = match ids.eos.as_slice() {
-        [] => Value::Null,
-        [id] => (*id).into(),
-        several => several.into(),
-    };
-    let name = options.dtype.torch_name();
-    for (key, value) in [
-        // Written even when there is none: the families' defaults are ids of their own vocabularies.
-        ("bos_token_id", ids.bos.into()),
-        ("eos_token_id", eos),
-        ("pad_token_id", ids.pad.into()),
-        // The key of transformers 4 and that of 5.
-        ("torch_dtype", name.into()),
-        ("dtype", name.into()),
-    ] {
-        map.insert(key.to_owned(), value);
-    }
-    // Our own keys beside the family's: what the family does not say (initialisation, folded scale) survives a round trip.
-    let own = serde_json::to_value(config)
-        .map_err(|e| ModelError::Malformed { path: path.to_owned(), problem: e.to_string() })?;
-    map.insert("verve".to_owned(), own);
-    write_atomically(path, |out| {
-        let text = format!("{:#}\n", Value::Object(map));
-        out.write_all(text.as_bytes()).map_err(|source| ModelError::Io {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        })
-    })
 }

@@ -1,12 +1,15 @@
 //! Model files. See [`huggingface`] for whole checkpoints and [`tensor_file`] for single files of tensors.
 
+mod header;
 mod hf_config;
 pub mod huggingface;
 mod mapping;
 pub mod names;
+mod save;
 pub mod tensor_file;
 
 pub use hf_config::GenerationIds;
-pub use huggingface::{Checkpoint, SaveOptions, Saved, load, save};
+pub use huggingface::{Checkpoint, load};
 pub use names::Family;
+pub use save::{SaveOptions, Saved, save, save_sharded};
 pub use tensor_file::FileType;

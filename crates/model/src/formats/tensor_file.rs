@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use verve_ops::Real;
 
+use super::header::Header;
 use super::mapping::Mapping;
 use crate::error::ModelError;
 
@@ -26,7 +27,7 @@ pub struct TensorFile {
     mapping: Mapping,
     /// Where the data begins.
     data: usize,
-    metadata: Metadata,
+    header: Header,
 }
 
 impl TensorFile {
@@ -48,19 +49,10 @@ impl TensorFile {
             );
             return Err(malformed(problem));
         }
-        let (header, data) = rest.split_at(length as usize);
-        let metadata: Metadata =
-            serde_json::from_slice(header).map_err(|e| malformed(format!("invalid safetensors header: {e}")))?;
-        if metadata.data_len() != data.len() {
-            let problem = format!(
-                "truncated or damaged: its header describes {} bytes of tensors, {} follow",
-                metadata.data_len(),
-                data.len()
-            );
-            return Err(malformed(problem));
-        }
+        let (json, data) = rest.split_at(length as usize);
+        let header = Header::parse(json, data.len()).map_err(malformed)?;
         let data = 8 + length as usize;
-        Ok(Self { path: path.to_owned(), data, metadata, mapping })
+        Ok(Self { path: path.to_owned(), data, header, mapping })
     }
 
     /// Where it is.
@@ -70,22 +62,23 @@ impl TensorFile {
 
     /// Names of all tensors, in the order of their data.
     pub fn names(&self) -> Vec<String> {
-        self.metadata.offset_keys()
+        self.header.names().into_iter().cloned().collect()
     }
 
     /// The free text entries of the header.
-    pub fn metadata(&self) -> BTreeMap<String, String> {
-        self.metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.header.metadata
     }
 
     /// Extents of a tensor; `None` if there is none of this name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.metadata.info(name).map(|info| info.shape.as_slice())
+        self.header.tensors.get(name).map(|info| info.shape.as_slice())
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, ModelError> {
-        self.metadata
-            .info(name)
+        self.header
+            .tensors
+            .get(name)
             .ok_or_else(|| ModelError::MissingTensor { path: self.path.clone(), name: name.to_owned() })
     }
 
@@ -136,6 +129,14 @@ impl TensorFile {
     pub fn numbers(&self, name: &str) -> Result<Numbers<'_>, ModelError> {
         let dtype = self.file_type(name, self.info(name)?)?;
         Ok(Numbers { bytes: self.bytes(name)?, dtype })
+    }
+
+    /// Element type of a tensor.
+    ///
+    /// # Errors
+    /// As [`TensorFile::numbers`].
+    pub fn dtype(&self, name: &str) -> Result<FileType, ModelError> {
+        self.file_type(name, self.info(name)?)
     }
 }
 
@@ -236,7 +237,7 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.size()
     }
 }

@@ -1,0 +1,245 @@
+//! Writing checkpoints as folders that [`super::load`] and, where the family allows, transformers read.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use verve_ops::{Backend, Buffer, Real};
+
+use super::hf_config::{self, GenerationIds};
+use super::huggingface::{CONFIG, INDEX, MODEL};
+use super::names::{Family, Layout, Role, Source};
+use super::tensor_file::{FileType, TensorSpec, encode, write, write_atomically};
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::params::{ParamSpec, Params, layout};
+
+/// How to write a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SaveOptions {
+    /// Element type of the weights.
+    pub dtype: FileType,
+    /// Token ids that generation needs.
+    pub ids: GenerationIds,
+}
+
+/// What [`save`] wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// The convention.
+    pub family: Family,
+    /// For [`Family::Verve`]: why transformers cannot open it.
+    pub note: Option<String>,
+}
+
+/// Writes a checkpoint in the family that represents `config` exactly, or else in our own. The folder is made if it is
+/// not there; each file is written under a temporary name, synced and renamed, the configuration last.
+///
+/// A query projection of a GPT-Neo shaped model that scales its scores is written times `1 / sqrt(d_head)`, a power of
+/// two; [`super::load`] takes it back. Nothing else is changed but the rounding to [`SaveOptions::dtype`].
+///
+/// # Errors
+/// Whatever the operating system says; a failed device; [`FileType::F16`], which is for reading only.
+///
+/// # Panics
+/// When `params` are not of this configuration.
+pub fn save<B: Backend, T: Real>(
+    folder: &Path,
+    backend: &B,
+    config: &ModelConfig,
+    params: &Params<B::Buf<T>>,
+    options: &SaveOptions,
+) -> Result<Saved, ModelError> {
+    save_sharded(folder, backend, config, params, options, u64::MAX)
+}
+
+/// [`save`] in several files with an index, as large models are published: none holds more than `max_file_bytes` of
+/// tensors, unless a single tensor is larger. What fits one file is written as one, without an index.
+///
+/// # Errors
+/// As [`save`].
+///
+/// # Panics
+/// As [`save`].
+pub fn save_sharded<B: Backend, T: Real>(
+    folder: &Path,
+    backend: &B,
+    config: &ModelConfig,
+    params: &Params<B::Buf<T>>,
+    options: &SaveOptions,
+    max_file_bytes: u64,
+) -> Result<Saved, ModelError> {
+    let (family, why) = hf_config::family_for(config);
+    if options.dtype == FileType::F16 {
+        let problem = "weights are saved as f32 or bf16; f16 would overflow".to_owned();
+        return Err(ModelError::Malformed { path: folder.to_owned(), problem });
+    }
+    std::fs::create_dir_all(folder).map_err(|source| ModelError::Io {
+        action: "create",
+        path: folder.to_owned(),
+        source,
+    })?;
+    let mut source = Tensors::new(backend, config, family, params, options.dtype);
+    let files = source.files(max_file_bytes);
+    match files.as_slice() {
+        [_] => {
+            source.write(&folder.join(MODEL), 0..source.specs.len())?;
+            // A file that is there is preferred to an index, so that only the index has to go.
+            remove(&folder.join(INDEX))?;
+        }
+        _ => {
+            let mut weight_map = serde_json::Map::new();
+            for (number, range) in files.iter().enumerate() {
+                let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, files.len());
+                source.write(&folder.join(&name), range.clone())?;
+                weight_map.extend(source.specs[range.clone()].iter().map(|spec| (spec.name.clone(), json!(name))));
+            }
+            let total: usize = source.specs.iter().map(TensorSpec::bytes).sum();
+            let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+            write_json(&folder.join(INDEX), &index)?;
+            // Readers prefer a single file to an index.
+            remove(&folder.join(MODEL))?;
+        }
+    }
+    write_config(&folder.join(CONFIG), family, config, options)?;
+    let note = why.map(|why| format!("saved in verve's own format, which transformers cannot open: {why}"));
+    Ok(Saved { family, note })
+}
+
+/// The parameters of a model as a sequence of tensors in files.
+struct Tensors<'a, B: Backend, T: Real> {
+    backend: &'a B,
+    buffers: Vec<&'a B::Buf<T>>,
+    table: Vec<ParamSpec>,
+    /// What each file tensor is: which parameter tensor, and which of its rows.
+    parts: Vec<(usize, Source)>,
+    /// What each file tensor is called there.
+    specs: Vec<TensorSpec>,
+    query_factor: f64,
+    host: Vec<T>,
+    /// Which parameter tensor `host` holds.
+    held: Option<usize>,
+}
+
+impl<'a, B: Backend, T: Real> Tensors<'a, B, T> {
+    fn new(
+        backend: &'a B,
+        config: &ModelConfig,
+        family: Family,
+        params: &'a Params<B::Buf<T>>,
+        dtype: FileType,
+    ) -> Self {
+        let buffers: Vec<&B::Buf<T>> = params.iter().collect();
+        let table: Vec<ParamSpec> = layout(config).iter().cloned().collect();
+        assert!(table.len() == buffers.len(), "save: {} tensors for a model of {}", buffers.len(), table.len());
+        let mut parts: Vec<(usize, Source)> = Vec::new();
+        let mut specs = Vec::new();
+        for (place, spec) in table.iter().enumerate() {
+            assert!(buffers[place].len() == spec.len(), "save: {} has {} elements", spec.name, buffers[place].len());
+            for source in family.sources(family.prefix(), config, spec) {
+                specs.push(TensorSpec { name: source.name.clone(), shape: source.shape(spec), dtype });
+                parts.push((place, source));
+            }
+        }
+        let factor = if family == Family::GptNeo { hf_config::folded_scale(config).unwrap_or(1.0) } else { 1.0 };
+        Self { backend, buffers, table, parts, specs, query_factor: f64::from(factor), host: Vec::new(), held: None }
+    }
+
+    /// Runs of tensors that go into one file each.
+    fn files(&self, max_bytes: u64) -> Vec<std::ops::Range<usize>> {
+        let mut files = Vec::new();
+        let (mut start, mut bytes) = (0, 0u64);
+        for (index, spec) in self.specs.iter().enumerate() {
+            let more = spec.bytes() as u64;
+            if index > start && bytes.saturating_add(more) > max_bytes {
+                files.push(start..index);
+                (start, bytes) = (index, 0);
+            }
+            bytes += more;
+        }
+        files.push(start..self.specs.len());
+        files
+    }
+
+    fn write(&mut self, path: &Path, range: std::ops::Range<usize>) -> Result<(), ModelError> {
+        // "pt" tells transformers that the layout is PyTorch's; it refuses files that do not say.
+        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        let specs = self.specs[range.clone()].to_vec();
+        write(path, &metadata, &specs, |index, bytes| self.append(range.start + index, bytes))
+    }
+
+    /// Appends the bytes of a file tensor.
+    fn append(&mut self, index: usize, bytes: &mut Vec<u8>) -> Result<(), ModelError> {
+        let (place, source) = &self.parts[index];
+        let (spec, dtype) = (&self.table[*place], self.specs[index].dtype);
+        if self.held != Some(*place) {
+            self.host.clear();
+            self.host.resize(spec.len(), T::default());
+            self.backend.download(self.buffers[*place], &mut self.host)?;
+            self.held = Some(*place);
+        }
+        let width = spec.len() / spec.shape[0];
+        let part = &self.host[source.rows.start * width..source.rows.end * width];
+        match (source.layout, source.role) {
+            (Layout::Transposed, _) => {
+                let columns = (0..width).flat_map(|column| part.iter().skip(column).step_by(width).copied());
+                encode(columns, dtype, bytes);
+            }
+            (Layout::Same, Role::Queries) => {
+                let factor = self.query_factor;
+                encode(part.iter().map(|value| T::from_f64(value.to_f64() * factor)), dtype, bytes);
+            }
+            (Layout::Same, Role::Other) => encode(part.iter().copied(), dtype, bytes),
+        }
+        Ok(())
+    }
+}
+
+/// Removes a file that may be there.
+fn remove(path: &Path) -> Result<(), ModelError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(ModelError::Io { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
+    write_atomically(path, |out| {
+        let text = format!("{value:#}\n");
+        out.write_all(text.as_bytes()).map_err(|source| ModelError::Io {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })
+    })
+}
+
+fn write_config(path: &Path, family: Family, config: &ModelConfig, options: &SaveOptions) -> Result<(), ModelError> {
+    let ids = &options.ids;
+    let mut map = hf_config::describe(family, config);
+    let eos = match ids.eos.as_slice() {
+        [] => Value::Null,
+        [id] => (*id).into(),
+        several => several.into(),
+    };
+    let name = options.dtype.torch_name();
+    for (key, value) in [
+        // Written even when there is none: the families' defaults are ids of their own vocabularies.
+        ("bos_token_id", ids.bos.into()),
+        ("eos_token_id", eos),
+        ("pad_token_id", ids.pad.into()),
+        // The key of transformers 4 and that of 5.
+        ("torch_dtype", name.into()),
+        ("dtype", name.into()),
+    ] {
+        map.insert(key.to_owned(), value);
+    }
+    // Our own keys beside the family's: what the family does not say (initialisation, folded scale) survives a round trip.
+    let own = serde_json::to_value(config)
+        .map_err(|e| ModelError::Malformed { path: path.to_owned(), problem: e.to_string() })?;
+    map.insert("verve".to_owned(), own);
+    write_json(path, &Value::Object(map))
+}
