@@ -3,14 +3,16 @@
 use std::sync::atomic::AtomicBool;
 
 use verve_model::{
-    InferStep, InferWeights, KvCache, MemoryPlan, ModelConfig, PlanItem, StepBatch, StepLimits, infer_memory_plan,
-    infer_step,
+    InferStep, InferWeights, KvCache, MemoryPlan, ModelConfig, Network, PlanItem, StepBatch, StepLimits,
+    infer_memory_plan, infer_step,
 };
-use verve_ops::{InferBackend, KV_BLOCK, Real};
+use verve_ops::{InferBackend, KV_BLOCK};
 
+use crate::answer::{Answer, answer};
 use crate::error::EngineError;
-use crate::generate::{Batch, Event, Request, StepModel, Totals, generate};
+use crate::generate::{Batch, OnEvent, Request, StepModel, Totals, generate, longest_answer};
 use crate::sampler::Sampler;
+use crate::schedule::Scheduler;
 use crate::vocabulary::Vocabulary;
 
 /// Sizes of an engine. They decide memory and speed, never what an answer is.
@@ -43,6 +45,29 @@ struct Sizes {
 }
 
 impl EngineOptions {
+    /// These options with no more sequences and no larger a cache than `requests` can use. `None` for `cache_tokens` is
+    /// replaced; a number is kept if it is smaller.
+    #[must_use]
+    pub fn for_requests(self, requests: &[Request], config: &ModelConfig) -> Self {
+        let n_ctx = self.n_ctx(config);
+        // An empty prompt becomes one token; a prompt that does not fit is refused.
+        let blocks = |request: &Request| {
+            let n_prompt = request.prompt.len().max(1);
+            let max_new = longest_answer(n_ctx, n_prompt, &request.params);
+            if max_new == 0 { 0 } else { Scheduler::blocks_needed(n_prompt, max_new) }
+        };
+        let mut needed: Vec<usize> = requests.iter().map(blocks).collect();
+        needed.sort_unstable_by(|a, b| b.cmp(a));
+        let max_sequences = self.max_sequences.min(requests.len().max(1));
+        let tokens = needed.iter().take(max_sequences).sum::<usize>().max(1) * KV_BLOCK;
+        let cache_tokens = Some(self.cache_tokens.map_or(tokens, |limit| limit.min(tokens)));
+        Self { max_sequences, cache_tokens, ..self }
+    }
+
+    fn n_ctx(&self, config: &ModelConfig) -> usize {
+        self.max_context.unwrap_or(config.n_ctx).min(config.n_ctx)
+    }
+
     fn sizes(&self, config: &ModelConfig) -> Result<Sizes, EngineError> {
         for (field, found, most) in [
             ("max_sequences", self.max_sequences, 1 << 12),
@@ -54,7 +79,7 @@ impl EngineOptions {
                 return Err(EngineError::Option { field, found, allowed: format!("from 1 to {most}") });
             }
         }
-        let n_ctx = self.max_context.unwrap_or(config.n_ctx).min(config.n_ctx);
+        let n_ctx = self.n_ctx(config);
         let max_blocks = n_ctx.div_ceil(KV_BLOCK);
         let n_blocks = match self.cache_tokens {
             Some(tokens) => tokens.div_ceil(KV_BLOCK),
@@ -76,8 +101,7 @@ pub fn memory_plan<B: InferBackend>(
 ) -> Result<MemoryPlan, EngineError> {
     let Sizes { limits, n_blocks, .. } = options.sizes(config)?;
     let mut items = infer_memory_plan(backend, config, n_blocks, limits);
-    let outputs = limits.max_sequences.min(limits.max_rows) * config.n_vocab;
-    let bytes = outputs * (size_of::<B::Acc>() + size_of::<f32>()) + Sampler::bytes(config.n_vocab);
+    let bytes = InferStep::<B>::host_bytes(config, limits) + Sampler::bytes(config.n_vocab);
     items.push(PlanItem { purpose: "logits and sampling", bytes: bytes as u64 });
     Ok(MemoryPlan { items })
 }
@@ -89,8 +113,8 @@ pub struct Engine<'a, B: InferBackend> {
 }
 
 impl<'a, B: InferBackend> Engine<'a, B> {
-    /// Allocates what [`memory_plan`] says, weights aside: they come prepared, from a checkpoint
-    /// ([`InferWeights::build`]) or from weights that go on being trained ([`InferWeights::prepare`]).
+    /// Allocates what [`memory_plan`] says, weights aside: they come prepared, from a checkpoint or from
+    /// [`InferWeights::build`].
     ///
     /// # Errors
     /// An option out of its range, a vocabulary larger than the model's, out of memory.
@@ -107,8 +131,22 @@ impl<'a, B: InferBackend> Engine<'a, B> {
         }
         let cache = KvCache::new(backend, config, n_blocks)?;
         let workspace = InferStep::new(backend, config, limits)?;
-        let model = BackendModel { backend, config, weights, cache, workspace, n_ctx, logits: Vec::new() };
+        let model = BackendModel { backend, config, weights, cache, workspace, n_ctx };
         Ok(Self { model, vocabulary })
+    }
+
+    /// An engine for samples of a model that is being trained: works on a copy of the weights as they are now.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn from_network(
+        network: Network<'a, B>,
+        vocabulary: &'a Vocabulary,
+        options: &EngineOptions,
+    ) -> Result<Self, EngineError> {
+        let Network { backend, config, weights } = network;
+        let weights = InferWeights::prepare(backend, config, weights)?;
+        Self::new(backend, config, weights, vocabulary, options)
     }
 
     /// Longest sequence, prompt and answer together.
@@ -124,9 +162,21 @@ impl<'a, B: InferBackend> Engine<'a, B> {
         &mut self,
         requests: &[Request],
         cancel: &AtomicBool,
-        on_event: &mut dyn FnMut(Event<'_>),
+        on_event: OnEvent<'_>,
     ) -> Result<Totals, EngineError> {
         generate(&mut self.model, &Batch { requests, vocabulary: self.vocabulary, cancel }, on_event)
+    }
+
+    /// Answers requests and returns the whole answers in the order of the requests; see [`answer`].
+    ///
+    /// # Errors
+    /// A failed machine. What concerns one request is in its place.
+    pub fn answer(
+        &mut self,
+        requests: &[Request],
+        cancel: &AtomicBool,
+    ) -> Result<Vec<Result<Answer, EngineError>>, EngineError> {
+        Ok(answer(&mut self.model, &Batch { requests, vocabulary: self.vocabulary, cancel })?.0)
     }
 }
 
@@ -137,11 +187,11 @@ struct BackendModel<'a, B: InferBackend> {
     cache: KvCache<B>,
     workspace: InferStep<B>,
     n_ctx: usize,
-    /// Logits of the last step.
-    logits: Vec<f32>,
 }
 
 impl<B: InferBackend> StepModel for BackendModel<'_, B> {
+    type Logit = B::Acc;
+
     fn n_ctx(&self) -> usize {
         self.n_ctx
     }
@@ -158,11 +208,8 @@ impl<B: InferBackend> StepModel for BackendModel<'_, B> {
         self.workspace.limits()
     }
 
-    fn step(&mut self, batch: &StepBatch<'_>) -> Result<&[f32], EngineError> {
-        let Self { backend, config, weights, cache, workspace, logits, .. } = self;
-        let exact = infer_step(*backend, config, weights, cache, batch, workspace)?;
-        logits.clear();
-        logits.extend(exact.iter().map(|&logit| logit.to_f32()));
-        Ok(logits)
+    fn step(&mut self, batch: &StepBatch<'_>) -> Result<&[B::Acc], EngineError> {
+        let Self { backend, config, weights, cache, workspace, .. } = self;
+        Ok(infer_step(*backend, config, weights, cache, batch, workspace)?)
     }
 }

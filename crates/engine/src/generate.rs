@@ -1,11 +1,13 @@
 //! The loop that answers requests: plan, step, sample, report.
 
+use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use verve_model::rng::Stream;
 use verve_model::{StepBatch, StepLimits};
-use verve_ops::KV_BLOCK;
+use verve_ops::{KV_BLOCK, Real};
 
 use crate::error::EngineError;
 use crate::params::SamplingParams;
@@ -17,6 +19,8 @@ use crate::vocabulary::Vocabulary;
 
 /// A model with a KV cache, as far as generation needs to know it.
 pub trait StepModel {
+    /// Type of its logits.
+    type Logit: Real;
     /// Longest sequence in tokens.
     fn n_ctx(&self) -> usize;
     /// Logits of a row.
@@ -30,7 +34,7 @@ pub trait StepModel {
     ///
     /// # Errors
     /// What concerns all requests: a failed machine.
-    fn step(&mut self, batch: &StepBatch<'_>) -> Result<&[f32], EngineError>;
+    fn step(&mut self, batch: &StepBatch<'_>) -> Result<&[Self::Logit], EngineError>;
 }
 
 /// Something to be answered.
@@ -55,6 +59,24 @@ pub enum FinishReason {
     Cancelled,
 }
 
+impl FinishReason {
+    /// The name in files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::EndOfText => "end_of_text",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for FinishReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// The end of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finish {
@@ -66,7 +88,8 @@ pub struct Finish {
     pub n_generated: usize,
 }
 
-/// What happens to a request. Every request gets any number of `Token`s and then one `Finished` or one `Failed`.
+/// What happens to a request. Every request gets any number of `Token`s and then one `Finished` or one `Failed`, unless
+/// the machine fails. The texts of a request's events joined are its answer.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A token was chosen.
@@ -99,6 +122,27 @@ pub enum Event<'a> {
         error: EngineError,
     },
 }
+
+impl Event<'_> {
+    /// Index of the request.
+    pub fn request(&self) -> usize {
+        match self {
+            Self::Token { request, .. } | Self::Finished { request, .. } | Self::Failed { request, .. } => *request,
+        }
+    }
+
+    /// Text that became certain; often empty.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Token { text, .. } | Self::Finished { text, .. } => text,
+            Self::Failed { .. } => "",
+        }
+    }
+}
+
+/// Receives what happens. `Break` ends the request of the event: it finishes as [`FinishReason::Cancelled`], unless it
+/// has ended by itself, and gives its place to the next.
+pub type OnEvent<'e> = &'e mut dyn FnMut(Event<'_>) -> ControlFlow<()>;
 
 /// What [`generate`] works on.
 #[derive(Debug, Clone, Copy)]
@@ -151,11 +195,7 @@ struct Rows {
 /// # Errors
 /// What concerns all requests: a tokenizer with more ids than the model, a failed machine. Everything else is reported
 /// as [`Event::Failed`] of one request.
-pub fn generate<M: StepModel>(
-    model: &mut M,
-    batch: &Batch<'_>,
-    on_event: &mut dyn FnMut(Event<'_>),
-) -> Result<Totals, EngineError> {
+pub fn generate<M: StepModel>(model: &mut M, batch: &Batch<'_>, on_event: OnEvent<'_>) -> Result<Totals, EngineError> {
     let (n_ids, n_vocab) = (batch.vocabulary.n_vocab(), model.n_vocab());
     if n_ids > n_vocab {
         return Err(EngineError::VocabularyTooLarge { found: n_ids, n_vocab });
@@ -215,6 +255,11 @@ pub fn generate<M: StepModel>(
     Ok(run.totals)
 }
 
+/// Most tokens of an answer to a prompt that fits into the context. The last one needs no place in it.
+pub(crate) fn longest_answer(n_ctx: usize, n_prompt: usize, params: &SamplingParams) -> usize {
+    params.max_tokens.min((n_ctx + 1).saturating_sub(n_prompt))
+}
+
 struct Run<'a, 'e> {
     batch: &'a Batch<'a>,
     n_ctx: usize,
@@ -226,14 +271,14 @@ struct Run<'a, 'e> {
     /// `[max_sequences, max_blocks]`.
     block_table: Vec<u32>,
     totals: Totals,
-    on_event: &'e mut dyn FnMut(Event<'_>),
+    on_event: OnEvent<'e>,
 }
 
 impl<'a> Run<'a, '_> {
     /// The tokens a request starts from.
     fn prompt(&self, request: usize) -> &'a [u32] {
         let prompt = &self.batch.requests[request].prompt;
-        if prompt.is_empty() { self.batch.vocabulary.start().as_slice() } else { prompt }
+        if prompt.is_empty() { self.batch.vocabulary.start_prompt() } else { prompt }
     }
 
     /// Queues every request that can be answered and reports the others.
@@ -244,15 +289,18 @@ impl<'a> Run<'a, '_> {
                     let n_prompt = self.prompt(request).len();
                     self.scheduler.submit(request, n_prompt, self.max_new(request));
                 }
-                Err(error) => (self.on_event)(Event::Failed { request, error }),
+                Err(error) => self.report_end(Event::Failed { request, error }),
             }
         }
     }
 
-    /// Most tokens an answer can have. The last one needs no place in the context.
+    /// Reports that a request is over, so that the answer does not matter.
+    fn report_end(&mut self, event: Event<'_>) {
+        let _ = (self.on_event)(event);
+    }
+
     fn max_new(&self, request: usize) -> usize {
-        let room = self.n_ctx + 1 - self.prompt(request).len();
-        self.batch.requests[request].params.max_tokens.min(room)
+        longest_answer(self.n_ctx, self.prompt(request).len(), &self.batch.requests[request].params)
     }
 
     fn check(&self, request: usize, n_blocks: usize) -> Result<(), EngineError> {
@@ -315,14 +363,14 @@ impl<'a> Run<'a, '_> {
     }
 
     /// Chooses a sequence's next token and reports it.
-    fn choose(&mut self, segment: &Segment, logits: &[f32]) -> Outcome {
+    fn choose<R: Real>(&mut self, segment: &Segment, logits: &[R]) -> Outcome {
         let request = segment.request;
         let Some(active) = &mut self.active[segment.slot] else { panic!("slot {} is empty", segment.slot) };
         let index = active.n_generated;
         let sampled = match self.sampler.sample(logits, active.params, &active.history, &active.draws, index) {
             Ok(sampled) => sampled,
             Err(error) => {
-                (self.on_event)(Event::Failed { request, error });
+                self.report_end(Event::Failed { request, error });
                 self.active[segment.slot] = None;
                 return Outcome::Finished;
             }
@@ -336,13 +384,15 @@ impl<'a> Run<'a, '_> {
         // A token that ends the text is not part of it.
         let bytes = if ends_text { &[] } else { self.batch.vocabulary.bytes(id) };
         let piece = active.text.push(bytes);
-        (self.on_event)(Event::Token { request, id, text: piece.text, logprob, alternatives });
+        let go_on = (self.on_event)(Event::Token { request, id, text: piece.text, logprob, alternatives });
         let reason = if piece.stopped {
             FinishReason::Stop
         } else if ends_text {
             FinishReason::EndOfText
         } else if active.n_generated == active.max_new {
             FinishReason::Length
+        } else if go_on.is_break() {
+            FinishReason::Cancelled
         } else {
             return Outcome::Continue;
         };
@@ -358,7 +408,8 @@ impl<'a> Run<'a, '_> {
         let stopped = piece.stopped && reason != FinishReason::Cancelled;
         let reason = if stopped { FinishReason::Stop } else { reason };
         let finish = Finish { reason, n_prompt: active.prompt.len(), n_generated: active.n_generated };
-        (self.on_event)(Event::Finished { request, text: piece.text, finish });
+        // The answer does not matter: the request is over.
+        let _ = (self.on_event)(Event::Finished { request, text: piece.text, finish });
     }
 
     /// Ends everything.
@@ -371,7 +422,7 @@ impl<'a> Run<'a, '_> {
                 None => {
                     let n_prompt = self.prompt(request).len();
                     let finish = Finish { reason: FinishReason::Cancelled, n_prompt, n_generated: 0 };
-                    (self.on_event)(Event::Finished { request, text: "", finish });
+                    self.report_end(Event::Finished { request, text: "", finish });
                 }
             }
         }

@@ -9,6 +9,7 @@
 //! any [`StepModel`].
 #![forbid(unsafe_code)]
 
+mod answer;
 mod blocks;
 mod engine;
 mod error;
@@ -20,10 +21,11 @@ mod stop;
 mod text;
 mod vocabulary;
 
+pub use answer::{Answer, AnswerToken, answer};
 pub use blocks::BlockAllocator;
 pub use engine::{Engine, EngineOptions, memory_plan};
 pub use error::EngineError;
-pub use generate::{Batch, Event, Finish, FinishReason, Request, StepModel, Totals, generate};
+pub use generate::{Batch, Event, Finish, FinishReason, OnEvent, Request, StepModel, Totals, generate};
 pub use params::SamplingParams;
 pub use sampler::{History, Sampled, Sampler, TokenLogprob, draws};
 pub use schedule::{Outcome, Plan, Scheduler, SchedulerLimits, Segment};

@@ -107,8 +107,13 @@ impl Vocabulary {
     }
 
     /// What an empty prompt starts from.
-    pub fn start(&self) -> &Option<u32> {
-        &self.start
+    pub fn start(&self) -> Option<u32> {
+        self.start
+    }
+
+    /// The tokens of an empty prompt.
+    pub(crate) fn start_prompt(&self) -> &[u32] {
+        self.start.as_slice()
     }
 
     /// Ids that are never sampled, in order.
@@ -138,7 +143,7 @@ mod tests {
         assert_eq!(vocabulary.bytes(259), b"", "special tokens have no text");
         assert_eq!(vocabulary.excluded(), [256, 257]);
         assert!(vocabulary.ends_text(259) && !vocabulary.ends_text(258));
-        assert_eq!(vocabulary.start(), &Some(259));
+        assert_eq!(vocabulary.start(), Some(259));
     }
 
     fn base64(bytes: &[u8]) -> String {

@@ -275,6 +275,16 @@ impl<B: InferBackend> InferStep<B> {
         let [elems, accs, ids] = workspace_sizes(config, &limits);
         elems * size_of::<B::Elem>() + accs * size_of::<B::Acc>() + ids * size_of::<u32>()
     }
+
+    /// Bytes that [`InferStep::new`] and steps of one output for each sequence allocate on the host.
+    pub fn host_bytes(config: &ModelConfig, limits: StepLimits) -> usize {
+        let largest = HEAD_PASSES[HEAD_PASSES.len() - 1];
+        let outputs = limits.max_sequences.min(limits.max_rows);
+        let last = HEAD_PASSES.into_iter().find(|&rows| rows >= outputs % largest).unwrap_or(largest);
+        let rows = outputs / largest * largest + if outputs % largest == 0 { 0 } else { last };
+        let ids = limits.max_rows.max(limits.max_sequences * limits.max_blocks).max(largest);
+        rows * config.n_vocab * size_of::<B::Acc>() + ids * size_of::<u32>()
+    }
 }
 
 /// Memory of generation, by purpose.

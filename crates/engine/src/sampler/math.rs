@@ -44,6 +44,17 @@ pub(crate) fn maximum(values: &[f32]) -> Option<f32> {
     good.iter().all(|&g| g).then(|| largest.into_iter().fold(f32::NEG_INFINITY, f32::max))
 }
 
+/// The sum, added in a fixed order in `f64`.
+pub(crate) fn sum(values: &[f32]) -> f64 {
+    let mut sums = [0f64; LANES];
+    for chunk in values.chunks(LANES) {
+        for (sum, &value) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(value);
+        }
+    }
+    sums.iter().sum()
+}
+
 /// `sum of e^(x - max)`, added in a fixed order in `f64`.
 pub(crate) fn sum_exp(values: &[f32], max: f32) -> f64 {
     let mut sums = [0f64; LANES];

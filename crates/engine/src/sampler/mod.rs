@@ -6,8 +6,9 @@ mod math;
 mod tests;
 
 pub use history::History;
-use math::{exp, maximum, rank, ranked_id, sum_exp};
+use math::{exp, maximum, rank, ranked_id, sum, sum_exp};
 use verve_model::rng::Stream;
+use verve_ops::Real;
 
 use crate::error::EngineError;
 use crate::params::SamplingParams;
@@ -59,11 +60,11 @@ pub struct Sampler {
     /// Number of ids that may be sampled.
     n_valid: usize,
     excluded: Vec<u32>,
-    /// Changed logits, of valid ids.
+    /// The model's logits; then those of valid ids, changed.
     logits: Vec<f32>,
-    /// `e^(logit - max)`, of valid ids.
+    /// `e^(logit - max)`, of valid ids; 0 for those that the filters leave out.
     weights: Vec<f32>,
-    /// Ranks of the tokens still in the running, when there are filters.
+    /// Ranks of the likeliest tokens, or of those that the filters keep.
     ranks: Vec<u64>,
     alternatives: Vec<TokenLogprob>,
 }
@@ -95,37 +96,36 @@ impl Sampler {
     ///
     /// # Panics
     /// When there are fewer logits than ids.
-    pub fn sample(
+    pub fn sample<R: Real>(
         &mut self,
-        logits: &[f32],
+        logits: &[R],
         params: &SamplingParams,
         history: &History,
         draws: &Stream,
         index: usize,
     ) -> Result<Sampled<'_>, EngineError> {
         assert!(logits.len() >= self.n_valid, "{} logits for {} ids", logits.len(), self.n_valid);
-        let max = maximum(logits).ok_or_else(|| bad_logit(logits, index))?;
         self.logits.clear();
-        self.logits.extend_from_slice(&logits[..self.n_valid]);
+        self.logits.extend(logits.iter().map(|logit| logit.to_f32()));
+        let max = maximum(&self.logits).ok_or_else(|| bad_logit(&self.logits, index))?;
+        // The model's own numbers, before they are changed.
+        let log_sum = params.n_logprobs.map(|_| sum_exp(&self.logits, max).ln());
+        let logprob = |logit: f32, log_sum: f64| (f64::from(logit) - f64::from(max) - log_sum) as f32;
+        self.logits.truncate(self.n_valid);
         for &id in &self.excluded {
             self.logits[id as usize] = f32::NEG_INFINITY;
         }
-        let Some(n) = params.n_logprobs else {
-            self.alternatives.clear();
-            let id = self.choose(params, history, draws, index)?;
-            return Ok(Sampled { id, logprob: None, alternatives: &[] });
-        };
-        // The model's own numbers, before they are changed.
-        let log_sum = sum_exp(logits, max).ln();
-        let logprob = |logit: f32| (f64::from(logit) - f64::from(max) - log_sum) as f32;
-        self.find_alternatives(n, logprob);
+        self.alternatives.clear();
+        if let (Some(n), Some(log_sum)) = (params.n_logprobs, log_sum) {
+            self.find_alternatives(n, |logit| logprob(logit, log_sum));
+        }
         let id = self.choose(params, history, draws, index)?;
-        Ok(Sampled { id, logprob: Some(logprob(logits[id as usize])), alternatives: &self.alternatives })
+        let logprob = log_sum.map(|log_sum| logprob(logits[id as usize].to_f32(), log_sum));
+        Ok(Sampled { id, logprob, alternatives: &self.alternatives })
     }
 
     /// The `n` likeliest tokens.
     fn find_alternatives(&mut self, n: usize, logprob: impl Fn(f32) -> f32) {
-        self.alternatives.clear();
         self.rank_all();
         keep_best(&mut self.ranks, n);
         self.ranks.sort_unstable_by(|a, b| b.cmp(a));
@@ -165,20 +165,20 @@ impl Sampler {
             *logit = (*logit - max) / params.temperature;
             self.weights.push(exp(*logit));
         }
-        let uniform = draws.uniform(index as u64);
-        let min_logit = if params.min_p > 0.0 { params.min_p.ln() } else { f32::NEG_INFINITY };
-        let id = if self.filter(params) {
-            // Few are left: in order of ids.
-            for rank in &mut self.ranks {
-                *rank = u64::from(ranked_id(*rank));
+        if self.filter(params) {
+            self.weights.fill(0.0);
+            for &rank in &self.ranks {
+                let id = ranked_id(rank) as usize;
+                self.weights[id] = exp(self.logits[id]);
             }
-            self.ranks.sort_unstable();
-            let ids = self.ranks.iter().map(|&id| id as u32);
-            draw(&self.logits, &self.weights, ids, min_logit, uniform)
-        } else {
-            draw(&self.logits, &self.weights, 0..self.n_valid as u32, min_logit, uniform)
-        };
-        id.ok_or(EngineError::NothingLeft { n_generated: index })
+        }
+        if params.min_p > 0.0 {
+            let least = params.min_p.ln();
+            for (weight, &logit) in self.weights.iter_mut().zip(&self.logits) {
+                *weight = if logit >= least { *weight } else { 0.0 };
+            }
+        }
+        draw(&self.weights, draws.uniform(index as u64)).ok_or(EngineError::NothingLeft { n_generated: index })
     }
 
     /// Top-k and top-p: leaves in `ranks` what they keep. False when they keep everything; `ranks` is then not set.
@@ -195,7 +195,7 @@ impl Sampler {
             let total: f64 = self.ranks.iter().map(|&rank| self.weight(rank)).sum();
             f64::from(params.top_p) * total
         } else {
-            let total: f64 = self.weights.iter().map(|&w| f64::from(w)).sum();
+            let total = sum(&self.weights);
             // Tokens lighter than this have together less than half of the weight that top-p leaves out, and are the
             // lightest: the others are enough.
             let negligible = 0.5 * (1.0 - f64::from(params.top_p)) * total / self.n_valid as f64;
@@ -254,30 +254,38 @@ fn keep_best(ranks: &mut Vec<u64>, n: usize) {
     }
 }
 
-/// The first id at which the sum of weights exceeds `uniform` of their total. Ids below `min_logit` weigh nothing.
-fn draw(
-    logits: &[f32],
-    weights: &[f32],
-    ids: impl Iterator<Item = u32> + Clone,
-    min_logit: f32,
-    uniform: f64,
-) -> Option<u32> {
-    let weight = |id: u32| if logits[id as usize] >= min_logit { f64::from(weights[id as usize]) } else { 0.0 };
-    let total: f64 = ids.clone().map(weight).sum();
+/// Weights that the draw adds up before it looks inside.
+const GROUP: usize = 256;
+
+/// The first id at which the sum of weights exceeds `uniform` of their total; `None` when all are 0.
+fn draw(weights: &[f32], uniform: f64) -> Option<u32> {
+    let total: f64 = weights.chunks(GROUP).map(sum).sum();
     let target = uniform * total;
+    let mut before = 0.0;
+    for (first, group) in (0..).step_by(GROUP).zip(weights.chunks(GROUP)) {
+        let after = before + sum(group);
+        if after > target {
+            return draw_in_group(group, target - before).map(|place| first + place);
+        }
+        before = after;
+    }
+    // Rounding can leave the target at the total: then it is the last.
+    weights.iter().rposition(|&weight| weight > 0.0).map(|place| place as u32)
+}
+
+/// As [`draw`], with the target. Rounding can leave it at the group's sum: then it is the last.
+fn draw_in_group(group: &[f32], target: f64) -> Option<u32> {
     let mut sum = 0.0;
     let mut last = None;
-    for id in ids {
-        let weight = weight(id);
+    for (place, &weight) in (0..).zip(group) {
         if weight > 0.0 {
-            sum += weight;
-            last = Some(id);
+            sum += f64::from(weight);
+            last = Some(place);
             if sum > target {
                 break;
             }
         }
     }
-    // Rounding can leave the target at the total: then it is the last.
     last
 }
 
