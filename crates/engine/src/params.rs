@@ -6,7 +6,7 @@ use crate::error::EngineError;
 use crate::vocabulary::Vocabulary;
 
 /// Most bytes of all stop strings of a request together.
-const MAX_STOP_BYTES: usize = 1 << 20;
+const MAX_STOP_BYTES: usize = 1 << 16;
 
 /// How a request's tokens are chosen and when it ends. [`crate::Sampler`] documents the order in which the fields act.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +28,7 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Added to the logits of single tokens, each named once. -1000 to 1000.
     pub logit_bias: Vec<(u32, f32)>,
-    /// The answer ends before the first of these texts to be completed in it. None may be empty; 1 MiB together.
+    /// The answer ends before the first of these texts to be completed in it. None may be empty; 64 KiB together.
     pub stop: Vec<String>,
     /// The same seed gives the same tokens.
     pub seed: u64,
@@ -36,7 +36,8 @@ pub struct SamplingParams {
     /// `n_ctx` tokens, or one more: the last token of an answer is never read. Either way the answer then ends with
     /// [`crate::FinishReason::Length`].
     pub max_tokens: usize,
-    /// `Some(n)`: report each token's log-probability and the `n` likeliest tokens. At most the vocabulary's size.
+    /// `Some(n)`: report each token's log-probability and the `n` likeliest tokens. At most the vocabulary's size. The
+    /// probabilities are the model's own, before penalties, bias, temperature and filters.
     pub n_logprobs: Option<usize>,
     /// Go on after a token that ends a text.
     pub ignore_eos: bool,
@@ -167,8 +168,8 @@ mod tests {
             ),
             (|p| p.stop = vec!["a".into(), String::new()], "stop is empty at place 1, must be at least one character"),
             (
-                |p| p.stop = vec!["a".repeat(1 << 20), "b".into()],
-                "stop is 1048577 bytes in all, must be at most 1048576 bytes in all",
+                |p| p.stop = vec!["a".repeat(1 << 16), "b".into()],
+                "stop is 65537 bytes in all, must be at most 65536 bytes in all",
             ),
         ];
         for (change, message) in cases {

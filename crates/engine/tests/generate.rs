@@ -1,0 +1,401 @@
+//! The loop on a mock model that computes nothing but sees everything: a row's logits are a hash of the tokens that its
+//! block table leads to, so that a wrong slot, position, block or sequence changes the answer.
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{Record, Recorder, records};
+use proptest::prelude::*;
+use verve_engine::*;
+use verve_model::{StepBatch, StepLimits};
+use verve_ops::KV_BLOCK;
+
+const N_VOCAB: usize = 12;
+/// More rows than ids, as models have.
+const N_ROWS: usize = 14;
+/// Ends a text and starts one.
+const END: u32 = 11;
+
+/// Pieces of characters, characters, and one with a stop string inside.
+fn vocabulary() -> Vocabulary {
+    let tokens: [&[u8]; N_VOCAB] =
+        [b"a", b"b", b"ab", "é".as_bytes(), b"\xc3", b"\xa9", b"\xe2\x82", b"\xac", b" ", b"b a", b"", b""];
+    Vocabulary::from_bytes(tokens).with_end_of_text([END]).with_start(Some(END)).with_excluded([10])
+}
+
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// The logits after these tokens.
+fn logits_after(tokens: &[u32]) -> Vec<f64> {
+    let key = tokens.iter().fold(1, |key, &id| mix(key ^ u64::from(id) << 8));
+    let logit = |row: u64| (mix(key ^ row) % 64) as f64 / 8.0 - if row == u64::from(END) { 4.0 } else { 0.0 };
+    let mut logits: Vec<f64> = (0..N_ROWS as u64).map(logit).collect();
+    if tokens.ends_with(POISON) {
+        logits[5] = f64::NAN;
+    }
+    logits
+}
+
+/// After these tokens the model breaks down.
+const POISON: &[u32] = &[7, 7, 7];
+
+struct Mock {
+    n_ctx: usize,
+    limits: StepLimits,
+    /// Token in each place of the cache.
+    cache: Vec<u32>,
+    logits: Vec<f64>,
+    /// Fails in this step.
+    fails_at: Option<usize>,
+    steps: usize,
+}
+
+impl Mock {
+    fn new(n_ctx: usize, max_rows: usize, max_sequences: usize, n_blocks: usize) -> Self {
+        let limits = StepLimits { max_rows, max_sequences, max_blocks: n_ctx.div_ceil(KV_BLOCK) };
+        let cache = vec![u32::MAX; n_blocks * KV_BLOCK];
+        Self { n_ctx, limits, cache, logits: Vec::new(), fails_at: None, steps: 0 }
+    }
+
+    fn run(&mut self, requests: &[Request]) -> Vec<Record> {
+        let vocabulary = vocabulary();
+        records(requests.len(), |cancel, on_event| {
+            generate(self, &Batch { requests, vocabulary: &vocabulary, cancel }, on_event)
+        })
+    }
+}
+
+impl StepModel for Mock {
+    type Logit = f64;
+
+    fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    fn n_vocab(&self) -> usize {
+        N_ROWS
+    }
+
+    fn n_blocks(&self) -> usize {
+        self.cache.len() / KV_BLOCK
+    }
+
+    fn limits(&self) -> StepLimits {
+        self.limits
+    }
+
+    fn step(&mut self, batch: &StepBatch<'_>) -> Result<&[f64], EngineError> {
+        self.steps += 1;
+        if self.fails_at == Some(self.steps) {
+            let broken = verve_ops::BackendError::Device { device: "mock".to_owned(), detail: "asked to".to_owned() };
+            return Err(verve_model::ModelError::from(broken).into());
+        }
+        let rows = batch.tokens.len();
+        assert!(rows > 0 && rows <= self.limits.max_rows);
+        assert_eq!(batch.block_table.len(), self.limits.max_sequences * batch.max_blocks);
+        for (&slot, &token) in batch.slots.iter().zip(batch.tokens) {
+            self.cache[slot as usize] = token;
+        }
+        self.logits.clear();
+        for &row in batch.output_rows {
+            let (sequence, position) = (batch.sequences[row as usize] as usize, batch.positions[row as usize] as usize);
+            assert!(position < self.n_ctx);
+            let place = |p: usize| {
+                batch.block_table[sequence * batch.max_blocks + p / KV_BLOCK] as usize * KV_BLOCK + p % KV_BLOCK
+            };
+            let tokens: Vec<u32> = (0..=position).map(|p| self.cache[place(p)]).collect();
+            self.logits.extend(logits_after(&tokens));
+        }
+        Ok(&self.logits)
+    }
+}
+
+/// The answer, computed in the plainest way.
+fn expected(request: &Request, n_ctx: usize) -> Record {
+    let (vocabulary, params) = (vocabulary(), &request.params);
+    let prompt = if request.prompt.is_empty() { vec![END] } else { request.prompt.clone() };
+    let mut tokens = prompt.clone();
+    let mut record = Record::default();
+    let mut sampler = Sampler::new(&vocabulary);
+    let mut text = TextStream::new(Arc::new(StopSet::new(&params.stop)));
+    let reason = loop {
+        let mut history = History::new(params, &prompt);
+        tokens[prompt.len()..].iter().for_each(|&id| history.push(id));
+        let n_generated = tokens.len() - prompt.len();
+        let logits = logits_after(&tokens);
+        let sampled = match sampler.sample(&logits, params, &history, &draws(params.seed), n_generated) {
+            Ok(sampled) => sampled,
+            Err(error) => {
+                record.error = Some(error.to_string());
+                return record;
+            }
+        };
+        let ends = sampled.id == END && !params.ignore_eos;
+        let piece = text.push(if ends { b"" } else { vocabulary.bytes(sampled.id) });
+        let alternatives = sampled.alternatives.iter().map(|t| (t.id, t.logprob.to_bits())).collect();
+        record.tokens.push((sampled.id, piece.text.to_owned(), sampled.logprob.map(f32::to_bits), alternatives));
+        tokens.push(sampled.id);
+        if piece.stopped {
+            break FinishReason::Stop;
+        } else if ends {
+            break FinishReason::EndOfText;
+        } else if n_generated + 1 == params.max_tokens || tokens.len() == n_ctx + 1 {
+            break FinishReason::Length;
+        }
+    };
+    let piece = text.finish();
+    record.last_text = piece.text.to_owned();
+    let reason = if piece.stopped { FinishReason::Stop } else { reason };
+    record.finish = Some(Finish { reason, n_prompt: prompt.len(), n_generated: record.tokens.len() });
+    record
+}
+
+fn any_params() -> impl Strategy<Value = SamplingParams> {
+    let stops = prop::sample::select(vec!["a", "ab ", "b a", "éé", "€b", "\u{fffd}b", "abababab"]);
+    (
+        (prop::sample::select(vec![0.0f32, 0.5, 1.0, 3.0]), prop::sample::select(vec![1.0f32, 0.8]), 0usize..6),
+        (prop::sample::select(vec![1.0f32, 1.5]), prop::sample::select(vec![0.0f32, 0.5])),
+        prop::collection::vec(stops, 0..3),
+        any::<u64>(),
+        1usize..100,
+        prop::option::of(0usize..4),
+        any::<bool>(),
+    )
+        .prop_map(|((temperature, top_p, top_k), penalties, stop, seed, max_tokens, n_logprobs, ignore_eos)| {
+            SamplingParams {
+                temperature,
+                top_p,
+                top_k,
+                repetition_penalty: penalties.0,
+                frequency_penalty: penalties.1,
+                stop: stop.into_iter().map(str::to_owned).collect(),
+                seed,
+                max_tokens,
+                n_logprobs,
+                ignore_eos,
+                ..SamplingParams::default()
+            }
+        })
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    let length = prop_oneof![0usize..4, 0usize..140];
+    (length.prop_flat_map(|n| prop::collection::vec(0..N_VOCAB as u32, n)), any_params())
+        .prop_map(|(prompt, params)| Request { prompt, params })
+}
+
+/// Sizes that make requests wait, share and come after one another in the same blocks.
+fn any_mock(n_ctx: usize) -> impl Strategy<Value = Mock> {
+    let least = n_ctx.div_ceil(KV_BLOCK);
+    (prop_oneof![1usize..5, 1usize..300], 1usize..6, least..3 * least)
+        .prop_map(move |(rows, sequences, blocks)| Mock::new(n_ctx, rows, sequences, blocks))
+}
+
+impl std::fmt::Debug for Mock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}, {} blocks", self.limits, self.n_blocks())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(250))]
+    #[test]
+    fn an_answer_is_the_same_in_any_company(
+        requests in prop::collection::vec(any_request(), 1..9),
+        mut mock in any_mock(150),
+    ) {
+        let found = mock.run(&requests);
+        for (request, record) in requests.iter().zip(found) {
+            prop_assert_eq!(record, expected(request, 150));
+        }
+    }
+
+    #[test]
+    fn whole_answers_are_the_events_joined(
+        requests in prop::collection::vec(any_request(), 1..5),
+        mut mock in any_mock(150),
+    ) {
+        let (vocabulary, cancel) = (vocabulary(), AtomicBool::new(false));
+        let batch = Batch { requests: &requests, vocabulary: &vocabulary, cancel: &cancel };
+        let (answers, totals) = answer(&mut mock, &batch).unwrap();
+        let n_generated: usize = answers.iter().flatten().map(|answer| answer.finish.n_generated).sum();
+        prop_assert!(answers.iter().any(Result::is_err) || totals.n_generated == n_generated);
+        for (request, answer) in requests.iter().zip(answers) {
+            let expected = expected(request, 150);
+            match answer {
+                Ok(answer) => {
+                    prop_assert_eq!(&answer.text, &expected.text());
+                    prop_assert_eq!(Some(answer.finish), expected.finish);
+                    let tokens: Vec<_> = answer.tokens.iter().map(|t| (t.id, t.logprob.map(f32::to_bits))).collect();
+                    prop_assert_eq!(tokens, expected.tokens.iter().map(|t| (t.0, t.2)).collect::<Vec<_>>());
+                }
+                Err(error) => prop_assert_eq!(Some(error.to_string()), expected.error),
+            }
+        }
+    }
+
+    /// Some requests are ended by the callback after a few tokens, everything by the flag after some more.
+    #[test]
+    fn ending_some_leaves_the_others_as_they_are(
+        requests in prop::collection::vec(any_request(), 1..9),
+        patience in prop::collection::vec(prop::option::of(1usize..20), 9),
+        cancel_after in prop::option::of(0usize..200),
+        mut mock in any_mock(150),
+    ) {
+        let (vocabulary, cancel) = (vocabulary(), AtomicBool::new(cancel_after == Some(0)));
+        let mut recorder = Recorder::new(requests.len());
+        let mut n_tokens = 0;
+        let batch = Batch { requests: &requests, vocabulary: &vocabulary, cancel: &cancel };
+        let totals = generate(&mut mock, &batch, &mut |event| {
+            let request = event.request();
+            recorder.take(event);
+            n_tokens = recorder.0.iter().map(|record| record.tokens.len()).sum();
+            if cancel_after.is_some_and(|n| n_tokens >= n) {
+                cancel.store(true, Ordering::Relaxed);
+            }
+            match patience[request] {
+                Some(limit) if recorder.0[request].tokens.len() >= limit => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        }).unwrap();
+        let found = recorder.finish();
+        prop_assert_eq!(totals.n_generated, n_tokens);
+        for ((request, found), patience) in requests.iter().zip(&found).zip(&patience) {
+            let whole = expected(request, 150);
+            let n = found.tokens.len();
+            prop_assert_eq!(&found.tokens[..], &whole.tokens[..n], "what was reported is true");
+            match found.reason() {
+                Some(FinishReason::Cancelled) => {
+                    let ended = patience.is_some_and(|limit| n == limit);
+                    prop_assert!(ended || cancel.load(Ordering::Relaxed));
+                    prop_assert!(n < whole.tokens.len() || whole.error.is_some());
+                    prop_assert_eq!(found.finish.unwrap().n_generated, n);
+                }
+                _ => {
+                    prop_assert_eq!(found, &whole);
+                    prop_assert!(patience.is_none_or(|limit| n <= limit));
+                }
+            }
+        }
+    }
+}
+
+fn request(prompt: &[u32], params: SamplingParams) -> Request {
+    Request { prompt: prompt.to_vec(), params }
+}
+
+fn greedy(max_tokens: usize) -> SamplingParams {
+    SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..SamplingParams::default() }
+}
+
+#[test]
+fn a_bad_request_fails_alone_and_says_why() {
+    let good = || request(&[1, 2, 3], greedy(9));
+    let bad = [
+        (
+            request(&[1; 101], greedy(5)),
+            "the prompt has 101 tokens, the context holds 100; shorten the prompt by 1 or more",
+        ),
+        (request(&[1], SamplingParams { top_p: 0.0, ..greedy(5) }), "top_p is 0, must be above 0 and at most 1"),
+        (request(&[1], greedy(0)), "max_tokens is 0, must be at least 1"),
+        (
+            request(&[1, 12], greedy(5)),
+            "token 1 of the prompt is 12, the vocabulary ends at 12: prompt and model use different tokenizers",
+        ),
+        (
+            request(&[7, 7, 7], greedy(5)),
+            "the model's logit of token 5 is NaN after 0 tokens of the answer: its weights are damaged or too large for its \
+             number type",
+        ),
+    ];
+    let mut requests = vec![good()];
+    for (request, _) in &bad {
+        requests.extend([request.clone(), good()]);
+    }
+    let found = Mock::new(100, 16, 3, 6).run(&requests);
+    let expected = expected(&good(), 100);
+    assert_eq!(expected.finish, Some(Finish { reason: FinishReason::Length, n_prompt: 3, n_generated: 9 }));
+    for (place, record) in found.iter().enumerate() {
+        match place % 2 {
+            0 => assert_eq!(record, &expected, "request {place}"),
+            _ => {
+                assert_eq!(record.error.as_deref(), Some(bad[place / 2].1));
+                assert!(record.tokens.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_that_is_too_small_for_one_request_is_its_error() {
+    // 64 + 2 tokens need a place; the last token of the answer does not.
+    let requests = [request(&[1; 64], greedy(2)), request(&[1; 64], greedy(1)), request(&[1; 64], greedy(1000))];
+    let found = Mock::new(100, 16, 3, 1).run(&requests);
+    let message = |needed| {
+        format!(
+            "prompt and answer can take {needed} tokens, the KV cache holds 64; lower max_tokens or give the cache more blocks"
+        )
+    };
+    assert_eq!(found[0].error, Some(message(65)));
+    assert_eq!(found[1], expected(&requests[1], 100));
+    assert_eq!(found[2].error, Some(message(100)), "max_tokens beyond the context takes no more than the context");
+}
+
+#[test]
+fn an_answer_ends_where_the_context_ends() {
+    let requests = [request(&[1; 90], greedy(500)), request(&[1; 100], greedy(500)), request(&[2; 100], greedy(1))];
+    let found = Mock::new(100, 32, 2, 4).run(&requests);
+    let finish = |n_prompt, n_generated| Some(Finish { reason: FinishReason::Length, n_prompt, n_generated });
+    let finishes: Vec<_> = found.iter().map(|record| record.finish).collect();
+    assert_eq!(finishes, [finish(90, 11), finish(100, 1), finish(100, 1)]);
+}
+
+#[test]
+fn an_empty_prompt_starts_with_the_start_token_or_is_an_error() {
+    let requests = [request(&[], greedy(5))];
+    assert_eq!(Mock::new(100, 32, 2, 4).run(&requests)[0], expected(&request(&[END], greedy(5)), 100));
+    let (vocabulary, cancel) = (vocabulary().with_start(None), AtomicBool::new(false));
+    let batch = Batch { requests: &requests, vocabulary: &vocabulary, cancel: &cancel };
+    let (answers, _) = answer(&mut Mock::new(100, 32, 2, 4), &batch).unwrap();
+    assert!(matches!(answers[0], Err(EngineError::EmptyPrompt)));
+}
+
+#[test]
+fn a_failed_machine_is_an_error_of_the_whole_call() {
+    let requests = [request(&[1], greedy(5)), request(&[2], greedy(5))];
+    let (vocabulary, cancel) = (vocabulary(), AtomicBool::new(false));
+    let batch = Batch { requests: &requests, vocabulary: &vocabulary, cancel: &cancel };
+    let mut mock = Mock { fails_at: Some(3), ..Mock::new(100, 32, 2, 4) };
+    assert!(matches!(answer(&mut mock, &batch), Err(EngineError::Model(_))));
+    // The next call starts afresh.
+    mock.fails_at = None;
+    assert_eq!(mock.run(&requests), requests.each_ref().map(|request| expected(request, 100)));
+}
+
+#[test]
+fn a_tokenizer_of_another_model_is_refused() {
+    let vocabulary = Vocabulary::from_bytes((0..15).map(|_| b"x"));
+    let batch = Batch { requests: &[], vocabulary: &vocabulary, cancel: &AtomicBool::new(false) };
+    let error = answer(&mut Mock::new(100, 32, 2, 4), &batch).unwrap_err().to_string();
+    assert_eq!(error, "the tokenizer has 15 ids, the model only 14: they do not belong together");
+}
+
+#[test]
+fn work_is_shared_and_no_token_is_computed_twice() {
+    let requests: Vec<Request> = (0..6).map(|n| request(&[n; 10], greedy(20))).collect();
+    let (vocabulary, cancel) = (vocabulary(), AtomicBool::new(false));
+    let batch = Batch { requests: &requests, vocabulary: &vocabulary, cancel: &cancel };
+    let run = |max_rows, max_sequences| answer(&mut Mock::new(100, max_rows, max_sequences, 12), &batch).unwrap().1;
+    let rows = 6 * (10 + 20 - 1);
+    assert_eq!(run(64, 6), Totals { steps: 20, rows, n_generated: 120 });
+    assert_eq!(run(64, 1), Totals { steps: 120, rows, n_generated: 120 });
+    // Two steps for each prompt, and two requests at once.
+    assert_eq!(run(10, 2).rows, rows);
+}
