@@ -90,7 +90,8 @@ impl EngineOptions {
     }
 }
 
-/// Memory of [`Engine::new`] with prepared weights, by purpose, before anything is allocated.
+/// The most memory that reading a model's weights, [`Engine::new`] and [`Engine::generate`] hold at once, by purpose.
+/// Allocates nothing.
 ///
 /// # Errors
 /// An option out of its range.
@@ -103,6 +104,12 @@ pub fn memory_plan<B: InferBackend>(
     let mut items = infer_memory_plan(backend, config, n_blocks, limits);
     let bytes = InferStep::<B>::host_bytes(config, limits) + Sampler::bytes(config.n_vocab);
     items.push(PlanItem { purpose: "logits and sampling", bytes: bytes as u64 });
+    // Weights are read before anything else is there; only what that takes beyond the rest counts.
+    let together: u64 = items.iter().map(|item| item.bytes).sum();
+    let reading = InferWeights::bytes_while_building(backend, config) as u64;
+    if reading > together {
+        items.push(PlanItem { purpose: "reading the weights", bytes: reading - together });
+    }
     Ok(MemoryPlan { items })
 }
 

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Record, Recorder, records};
+use common::{Chosen, Record, Recorder, records};
 use proptest::prelude::*;
 use verve_engine::*;
 use verve_model::{StepBatch, StepLimits};
@@ -140,7 +140,8 @@ fn expected(request: &Request, n_ctx: usize) -> Record {
         let ends = sampled.id == END && !params.ignore_eos;
         let piece = text.push(if ends { b"" } else { vocabulary.bytes(sampled.id) });
         let alternatives = sampled.alternatives.iter().map(|t| (t.id, t.logprob.to_bits())).collect();
-        record.tokens.push((sampled.id, piece.text.to_owned(), sampled.logprob.map(f32::to_bits), alternatives));
+        let (text, logprob) = (piece.text.to_owned(), sampled.logprob.map(f32::to_bits));
+        record.tokens.push(Chosen { id: sampled.id, text, logprob, alternatives });
         tokens.push(sampled.id);
         if piece.stopped {
             break FinishReason::Stop;
@@ -234,7 +235,7 @@ proptest! {
                     prop_assert_eq!(&answer.text, &expected.text());
                     prop_assert_eq!(Some(answer.finish), expected.finish);
                     let tokens: Vec<_> = answer.tokens.iter().map(|t| (t.id, t.logprob.map(f32::to_bits))).collect();
-                    prop_assert_eq!(tokens, expected.tokens.iter().map(|t| (t.0, t.2)).collect::<Vec<_>>());
+                    prop_assert_eq!(tokens, expected.tokens.iter().map(|t| (t.id, t.logprob)).collect::<Vec<_>>());
                 }
                 Err(error) => prop_assert_eq!(Some(error.to_string()), expected.error),
             }

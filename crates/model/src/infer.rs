@@ -88,13 +88,26 @@ impl<B: InferBackend> InferWeights<B> {
 
     /// Bytes that a model takes on this machine.
     pub fn bytes(backend: &B, config: &ModelConfig) -> usize {
-        layout(config)
-            .iter()
-            .map(|spec| match InferTensor::<B>::is_plain(spec) {
-                true => spec.len() * size_of::<B::Elem>(),
-                false => backend.prepared_bytes(spec.shape[0], spec.shape[1]),
-            })
-            .sum()
+        layout(config).iter().map(|spec| Self::tensor_bytes(backend, spec)).sum()
+    }
+
+    /// Most bytes held at once by [`Self::build`], with a copy of each tensor on the host, where `fill` has read it.
+    pub fn bytes_while_building(backend: &B, config: &ModelConfig) -> usize {
+        let (mut done, mut most) = (0, 0);
+        for spec in layout(config).iter() {
+            let plain = spec.len() * size_of::<B::Elem>();
+            let source = if InferTensor::<B>::is_plain(spec) { plain } else { 2 * plain };
+            done += Self::tensor_bytes(backend, spec);
+            most = most.max(done + source);
+        }
+        most
+    }
+
+    fn tensor_bytes(backend: &B, spec: &ParamSpec) -> usize {
+        match InferTensor::<B>::is_plain(spec) {
+            true => spec.len() * size_of::<B::Elem>(),
+            false => backend.prepared_bytes(spec.shape[0], spec.shape[1]),
+        }
     }
 }
 

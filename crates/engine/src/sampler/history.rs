@@ -4,6 +4,9 @@ use std::collections::HashMap;
 
 use crate::params::SamplingParams;
 
+/// Tokens of an answer that room is made for in advance, so that usual answers allocate nothing on the way.
+const MAX_RESERVED: usize = 1 << 12;
+
 /// How often each token of a sequence was generated; tokens of the prompt are known too. Keeps nothing when no penalty
 /// is set.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +18,12 @@ pub struct History {
 impl History {
     /// A sequence that has only its prompt.
     pub fn new(params: &SamplingParams, prompt: &[u32]) -> Self {
-        Self { counts: params.uses_history().then(|| prompt.iter().map(|&id| (id, 0)).collect()) }
+        let counts = || {
+            let mut counts = HashMap::with_capacity(prompt.len() + params.max_tokens.min(MAX_RESERVED));
+            counts.extend(prompt.iter().map(|&id| (id, 0)));
+            counts
+        };
+        Self { counts: params.uses_history().then(counts) }
     }
 
     /// One more generated token.

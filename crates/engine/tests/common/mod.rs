@@ -1,16 +1,26 @@
 //! What the tests of this crate share.
 #![allow(dead_code)]
 
+pub mod models;
+
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
 use verve_engine::*;
 
-/// Everything that was reported for one request, numbers as bits.
+/// A reported token, numbers as bits.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Chosen {
+    pub id: u32,
+    pub text: String,
+    pub logprob: Option<u32>,
+    pub alternatives: Vec<(u32, u32)>,
+}
+
+/// Everything that was reported for one request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Record {
-    /// Of each token: id, text, bits of its log-probability, alternatives.
-    pub tokens: Vec<(u32, String, Option<u32>, Vec<(u32, u32)>)>,
+    pub tokens: Vec<Chosen>,
     /// Text at the end.
     pub last_text: String,
     pub finish: Option<Finish>,
@@ -19,11 +29,11 @@ pub struct Record {
 
 impl Record {
     pub fn text(&self) -> String {
-        self.tokens.iter().map(|token| &*token.1).chain([&*self.last_text]).collect()
+        self.tokens.iter().map(|token| &*token.text).chain([&*self.last_text]).collect()
     }
 
     pub fn ids(&self) -> Vec<u32> {
-        self.tokens.iter().map(|token| token.0).collect()
+        self.tokens.iter().map(|token| token.id).collect()
     }
 
     pub fn reason(&self) -> Option<FinishReason> {
@@ -49,7 +59,8 @@ impl Recorder {
         match event {
             Event::Token { id, text, logprob, alternatives, .. } => {
                 let alternatives = alternatives.iter().map(|t| (t.id, t.logprob.to_bits())).collect();
-                record.tokens.push((id, text.to_owned(), logprob.map(f32::to_bits), alternatives));
+                let (text, logprob) = (text.to_owned(), logprob.map(f32::to_bits));
+                record.tokens.push(Chosen { id, text, logprob, alternatives });
             }
             Event::Finished { text, finish, .. } => {
                 record.last_text = text.to_owned();
