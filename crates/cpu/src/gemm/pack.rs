@@ -9,6 +9,9 @@ use crate::CpuElem;
 use crate::isa::Isa;
 use crate::simd::{Kernel, Simd};
 
+/// Words of `k` that are transposed for all items of a panel before the next: what is written stays in the L1 cache.
+const SQUARE_WORDS: usize = 64;
+
 /// Elements that can become units.
 trait Source: CpuElem {
     /// The bits of the exact `f32`.
@@ -87,31 +90,56 @@ impl<T: Source> Kernel for Panels<'_, T> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         match (self.block.view.order, self.block.unit) {
-            (Order::KInner, Unit::F32) => self.transposed(Unit::F32),
-            (Order::KInner, Unit::Pair) => self.transposed(Unit::Pair),
-            (Order::KOuter, Unit::F32) => self.copied(Unit::F32),
-            (Order::KOuter, Unit::Pair) => self.copied(Unit::Pair),
+            (Order::KInner, Unit::F32) => self.transposed(s, Unit::F32),
+            (Order::KInner, Unit::Pair) => self.transposed(s, Unit::Pair),
+            (Order::KOuter, Unit::F32) => self.widened(s),
+            (Order::KOuter, Unit::Pair) => self.paired(),
         }
     }
 }
 
 impl<T: Source> Panels<'_, T> {
-    /// From rows along `k`.
+    /// From rows along `k`: squares of eight items by eight words of four bytes in registers, the rest one by one.
     #[inline(always)]
-    fn transposed(self, unit: Unit) {
+    fn transposed<S: Simd>(self, s: S, unit: Unit) {
         let Panels { data, block, width, dst } = self;
         let (k, stride) = (block.k.clone(), block.view.stride);
-        let panel_len = width * unit.count(k.len());
-        for (panel, dst) in dst.chunks_exact_mut(panel_len).enumerate() {
+        let per_word = size_of::<u32>() / size_of::<T>();
+        // Words are units, or pairs that become two units; with other types or an odd stride there are no such words.
+        let has_words = stride.is_multiple_of(per_word) && (unit == Unit::F32 || per_word == 2);
+        let words = if has_words { k.len() / per_word / 8 * 8 } else { 0 };
+        for (panel, dst) in dst.chunks_exact_mut(width * unit.count(k.len())).enumerate() {
             let first = block.items.start + panel * width;
             let n = (block.items.end - first).min(width);
             if n < width {
                 dst.fill(0);
             }
+            let in_squares = if words == 0 { 0 } else { n / 8 * 8 };
+            for from in (0..words).step_by(SQUARE_WORDS) {
+                for i in (0..in_squares).step_by(8) {
+                    for word in (from..words.min(from + SQUARE_WORDS)).step_by(8) {
+                        let at = (first + i) * stride + k.start + word * per_word;
+                        let src = &data[at..at + 7 * stride + 8 * per_word];
+                        if per_word == 2 && unit == Unit::F32 {
+                            widened_square(s, src, stride, &mut dst[2 * word * width + i..], width);
+                        } else {
+                            let dst = &mut dst[word * width + i..][..7 * width + 8];
+                            // SAFETY: eight rows of eight words, `stride` elements apart, are in `src`, and eight of
+                            // eight, `width` apart, in `dst`. Any bits are valid in both.
+                            unsafe {
+                                let src = src.as_ptr().cast::<f32>();
+                                s.transpose8(src, stride / per_word, dst.as_mut_ptr().cast(), width);
+                            }
+                        }
+                    }
+                }
+            }
             for i in 0..n {
-                let row = &data[(first + i) * stride..][k.clone()];
+                let done = if i < in_squares { words * per_word } else { 0 };
+                let row = &data[(first + i) * stride..][k.clone()][done..];
+                let dst = &mut dst[done / unit.elements() * width..];
                 match unit {
                     Unit::F32 => {
                         for (x, dst) in row.iter().zip(dst.chunks_exact_mut(width)) {
@@ -128,41 +156,81 @@ impl<T: Source> Panels<'_, T> {
         }
     }
 
-    /// From rows along the items.
+    /// From rows along the items, to `f32`.
     #[inline(always)]
-    fn copied(self, unit: Unit) {
+    fn widened<S: Simd>(self, s: S) {
         let Panels { data, block, width, dst } = self;
-        let units = unit.count(block.k.len());
-        let (items, stride) = (block.items.clone(), block.view.stride);
-        let row = |k: usize| &data[k * stride..][items.clone()];
+        let units = block.k.len();
+        for (u, k) in block.k.clone().enumerate() {
+            // To the end of the data: what a vector loads beyond the items is not stored.
+            let row = &data[k * block.view.stride + block.items.start..];
+            for (panel, dst) in dst.chunks_exact_mut(width * units).enumerate() {
+                let at = panel * width;
+                let n = (block.items.len() - at).min(width);
+                let (src, dst) = (&row[at..], &mut dst[u * width..][..width]);
+                let (dst, padding) = dst.split_at_mut(n);
+                let dst: &mut [f32] = bytemuck::cast_slice_mut(dst);
+                let mut i = 0;
+                while i < n {
+                    s.store(T::load(s, &src[i..]), &mut dst[i..]);
+                    i += S::LANES;
+                }
+                padding.fill(0);
+            }
+        }
+    }
+
+    /// From rows along the items, to pairs. The second half of a last odd pair is zero.
+    #[inline(always)]
+    fn paired(self) {
+        let Panels { data, block, width, dst } = self;
+        let units = Unit::Pair.count(block.k.len());
+        let row = |k: usize| &data[k * block.view.stride + block.items.start..];
         for u in 0..units {
-            let k = block.k.start + u * unit.elements();
+            let k = block.k.start + 2 * u;
             let first = row(k);
-            // The second half of a last odd pair is zero.
-            let second = if unit == Unit::Pair && k + 1 < block.k.end { Some(row(k + 1)) } else { None };
+            let second = (k + 1 < block.k.end).then(|| row(k + 1));
             for (panel, dst) in dst.chunks_exact_mut(width * units).enumerate() {
                 let dst = &mut dst[u * width..][..width];
                 let at = panel * width;
-                let n = (first.len() - at).min(width);
-                match (unit, second) {
-                    (Unit::F32, _) => {
-                        for (dst, x) in dst.iter_mut().zip(&first[at..][..n]) {
-                            *dst = x.wide_bits();
+                let n = (block.items.len() - at).min(width);
+                let mut i = 0;
+                while i < n {
+                    // Sixteen at once where they are there: a loop of known length becomes vector instructions.
+                    let from = at + i;
+                    let all: [u32; 16] = match (first[from..].first_chunk::<16>(), second.map(|row| &row[from..])) {
+                        (Some(x), Some(y)) if let Some(y) = y.first_chunk::<16>() => {
+                            std::array::from_fn(|i| x[i].half_bits() | y[i].half_bits() << 16)
                         }
-                    }
-                    (Unit::Pair, Some(second)) => {
-                        for ((dst, x), y) in dst.iter_mut().zip(&first[at..][..n]).zip(&second[at..][..n]) {
-                            *dst = x.half_bits() | y.half_bits() << 16;
-                        }
-                    }
-                    (Unit::Pair, None) => {
-                        for (dst, x) in dst.iter_mut().zip(&first[at..][..n]) {
-                            *dst = x.half_bits();
-                        }
-                    }
+                        (_, y) => std::array::from_fn(|i| {
+                            let x = first.get(from + i).copied().unwrap_or_default();
+                            unit_of(Unit::Pair, x, y.and_then(|y| y.get(i)).copied().unwrap_or_default())
+                        }),
+                    };
+                    let len = (n - i).min(16);
+                    dst[i..i + len].copy_from_slice(&all[..len]);
+                    i += 16;
                 }
                 dst[n..].fill(0);
             }
+        }
+    }
+}
+
+/// Transposes eight rows of eight pairs and makes two `f32` units of each pair.
+#[inline(always)]
+fn widened_square<S: Simd, T>(s: S, src: &[T], stride: usize, dst: &mut [u32], width: usize) {
+    assert!(size_of::<T>() == 2 && stride.is_multiple_of(2) && src.len() >= 7 * stride + 16, "square of pairs");
+    let mut pairs = [[0u32; 8]; 8];
+    // SAFETY: eight rows of eight words, `stride` elements apart, are in `src`, and `pairs` has room for all.
+    unsafe { s.transpose8(src.as_ptr().cast(), stride / 2, pairs.as_mut_ptr().cast(), 8) };
+    for (pairs, dst) in pairs.iter().zip(dst.chunks_mut(2 * width)) {
+        let (even, odd) = dst.split_at_mut(width);
+        for i in 0..8 {
+            even[i] = pairs[i] << 16;
+        }
+        for i in 0..8 {
+            odd[i] = pairs[i] & 0xffff_0000;
         }
     }
 }
@@ -244,13 +312,41 @@ impl Kernel for WidenPairs<'_> {
 }
 
 /// Adds the columns of a packed panel to `sums`: `sums[i] += element (i, k)` for increasing `k`.
-pub(super) fn add_panel_sums(unit: Unit, panel: &[u32], width: usize, sums: &mut [f32]) {
-    let low = |pair: u32| f32::from_bits(pair << 16);
-    let high = |pair: u32| f32::from_bits(pair & 0xffff_0000);
-    for row in panel.chunks_exact(width) {
+pub(super) fn add_panel_sums(isa: Isa, unit: Unit, panel: &[u32], width: usize, sums: &mut [f32]) {
+    isa.dispatch(PanelSums { unit, panel, width, sums });
+}
+
+struct PanelSums<'a> {
+    unit: Unit,
+    panel: &'a [u32],
+    width: usize,
+    sums: &'a mut [f32],
+}
+
+impl Kernel for PanelSums<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let PanelSums { unit, panel, width, sums } = self;
+        let low = |pair: u32| f32::from_bits(pair << 16);
+        let high = |pair: u32| f32::from_bits(pair & 0xffff_0000);
         match unit {
-            Unit::F32 => sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f32::from_bits(*x)),
-            Unit::Pair => sums.iter_mut().zip(row).for_each(|(sum, x)| *sum = *sum + low(*x) + high(*x)),
+            Unit::F32 => {
+                let panel: &[f32] = bytemuck::cast_slice(panel);
+                for (i, sums) in sums.chunks_mut(S::LANES).enumerate() {
+                    let mut sum = s.load(sums);
+                    for row in panel.chunks_exact(width) {
+                        sum = s.add(sum, s.load(&row[i * S::LANES..]));
+                    }
+                    s.store(sum, sums);
+                }
+            }
+            Unit::Pair => {
+                for row in panel.chunks_exact(width) {
+                    sums.iter_mut().zip(row).for_each(|(sum, x)| *sum = *sum + low(*x) + high(*x));
+                }
+            }
         }
     }
 }

@@ -321,7 +321,7 @@ impl<F: Finish> Run<'_, '_, F> {
             // SAFETY: only the one task with these rows and the first panel comes here.
             let sums = unsafe { sums.range_mut(rows.clone()) };
             for (panel, sums) in dst.chunks_exact(mr * units.len()).zip(sums.chunks_mut(mr)) {
-                pack::add_panel_sums(unit, panel, mr, sums);
+                pack::add_panel_sums(self.machine.isa, unit, panel, mr, sums);
             }
         }
         RowUnits { layout: Rows::Panel, first: dst.as_ptr(), pitch: 0 }

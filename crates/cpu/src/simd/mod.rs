@@ -68,7 +68,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// They must be readable.
     unsafe fn load_bf16_ptr(self, src: *const bf16) -> Self::F;
-    /// `dst[j * dst_stride + i] = src[i * src_stride + j]` for `i, j < 8`.
+    /// `dst[j * dst_stride + i] = src[i * src_stride + j]` for `i, j < 8`, whatever the bits mean. `src` need not be
+    /// aligned.
     ///
     /// # Safety
     /// The eight rows of eight must be readable and writable, and must not overlap.

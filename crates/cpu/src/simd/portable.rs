@@ -127,7 +127,7 @@ impl Simd for Portable {
         for i in 0..8 {
             for j in 0..8 {
                 // SAFETY: the caller's promise.
-                unsafe { *dst.add(j * dst_stride + i) = *src.add(i * src_stride + j) };
+                unsafe { *dst.add(j * dst_stride + i) = src.add(i * src_stride + j).read_unaligned() };
             }
         }
     }
