@@ -196,6 +196,7 @@ impl<E: CpuElem> InferBackend for CpuBackend<E> {
     }
 
     fn embed_prepared(&self, args: EmbedPrepared<'_, Self>) {
+        args.check();
         gemm::embed_prepared(self, args);
     }
 

@@ -72,7 +72,12 @@ impl Real for f64 {
 
 impl Real for bf16 {
     fn from_f64(value: f64) -> Self {
-        bf16::from_f64(value)
+        // `bf16::from_f64` overlooks the low half of the number, so that it takes some numbers for ties that are none.
+        // Rounded to odd in between, the second rounding sees on which side of a tie the number is.
+        let near = value as f32;
+        let exact = value.is_nan() || f64::from(near) == value;
+        let toward_zero = near.to_bits() - u32::from(!exact && f64::from(near).abs() > value.abs());
+        bf16::from_f32(f32::from_bits(toward_zero | u32::from(!exact)))
     }
     fn to_f64(self) -> f64 {
         bf16::to_f64(self)
@@ -82,5 +87,34 @@ impl Real for bf16 {
     }
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_of_f64_rounds_once() {
+        let step = 2f64.powi(-7);
+        for sign in [1.0, -1.0] {
+            for (value, expected) in [
+                (1.0 + step / 2.0, 1.0),
+                (1.0 + step / 2.0 + 1e-15, 1.0 + step),
+                (1.0 + step / 2.0 - 1e-15, 1.0),
+                (1.0 + step * 1.5, 1.0 + step * 2.0),
+                (1.0 + step * 1.5 - 1e-15, 1.0 + step),
+                (1.0 + step * 1.5 - 1e-7, 1.0 + step),
+                (3.389_531_389_251_535_5e38, 3.389_531_389_251_535_5e38),
+                (1e300, f64::INFINITY),
+                (1e-300, 0.0),
+                (0.0, 0.0),
+            ] {
+                let found = <bf16 as Real>::from_f64(sign * value);
+                assert_eq!(Real::to_f64(found), sign * expected, "{}", sign * value);
+                assert_eq!(found.is_sign_negative(), sign < 0.0);
+            }
+        }
+        assert!(<bf16 as Real>::from_f64(f64::NAN).is_nan());
     }
 }

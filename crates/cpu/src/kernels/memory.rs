@@ -3,6 +3,7 @@
 use verve_ops::Element;
 use verve_ops::args::GatherRows;
 
+use super::check_ids;
 use crate::pool::ChunksMut;
 use crate::simd::{Kernel, Simd, rows};
 use crate::{CpuBackend, CpuElem};
@@ -52,6 +53,7 @@ pub(crate) fn gather_rows<E: CpuElem>(backend: &CpuBackend<E>, args: GatherRows<
     if cols == 0 {
         return;
     }
+    check_ids("gather_rows", "rows", &rows[..n_rows], inp.len() / cols);
     let task_rows = (task_len::<E>() / cols).max(1);
     let out = &mut out[..n_rows * cols];
     backend.pool().for_each(ChunksMut::new(out, task_rows * cols), |task, _, out| {

@@ -73,12 +73,18 @@ fn normal<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 const GELU_CUBIC: f32 = 0.044_715;
 
-/// `sigmoid(2 u)` for the inner function `u` of the tanh form of GELU: `(1 + tanh u) / 2` without cancellation.
+/// `2 u` for the inner function `u` of the tanh form of GELU.
 #[inline(always)]
-fn gelu_gate<S: Simd>(s: S, x: S::F) -> S::F {
+fn gelu_inner<S: Simd>(s: S, x: S::F) -> S::F {
     let sq = s.mul(x, x);
     let cubic = s.fma(sq, s.splat(2.0 * SQRT_2_OVER_PI * GELU_CUBIC), s.splat(2.0 * SQRT_2_OVER_PI));
-    sigmoid(s, s.mul(x, cubic))
+    s.mul(x, cubic)
+}
+
+/// `sigmoid(2 u)`: `(1 + tanh u) / 2` without cancellation.
+#[inline(always)]
+fn gelu_gate<S: Simd>(s: S, x: S::F) -> S::F {
+    sigmoid(s, gelu_inner(s, x))
 }
 
 /// An activation function.
@@ -99,11 +105,15 @@ pub fn activation_derivative<S: Simd>(s: S, kind: Activation, x: S::F) -> S::F {
     let one = s.splat(1.0);
     match kind {
         Activation::GeluTanh => {
-            let g = gelu_gate(s, x);
+            // `g = sigmoid(2 u)` and `1 - g`, which is multiplied by much more than 1 where it is small. Finite by the
+            // bound, beyond which `g` does not matter any more; NaN passes through as the second operand.
+            let e = exp(s, s.min(s.splat(80.0), s.sub(s.splat(0.0), gelu_inner(s, x))));
+            let g = s.div(one, s.add(one, e));
+            let rest = s.mul(e, g);
             // x * d(2u)/dx
             let sq = s.mul(x, x);
             let slope = s.fma(sq, s.splat(6.0 * SQRT_2_OVER_PI * GELU_CUBIC), s.splat(2.0 * SQRT_2_OVER_PI));
-            let inner = s.mul(s.mul(x, slope), s.sub(one, g));
+            let inner = s.mul(s.mul(x, slope), rest);
             s.fma(g, inner, g)
         }
         Activation::GeluErf => {

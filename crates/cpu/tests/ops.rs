@@ -1,0 +1,44 @@
+//! The op test table on the CPU backend, at every instruction set of this host and in both element types.
+
+use half::bf16;
+use verve_cpu::{CpuBackend, CpuElem, Isa};
+use verve_testkit::ops_suite;
+
+fn backend<E: CpuElem>(n_threads: usize, isa: Isa) -> CpuBackend<E> {
+    CpuBackend::new(n_threads, isa).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Each family of operations as a test, with two threads.
+macro_rules! families {
+    ($($family:ident)*) => {
+        $(
+            #[test]
+            fn $family() {
+                for isa in Isa::available() {
+                    ops_suite::$family(&backend::<f32>(2, isa));
+                    ops_suite::$family(&backend::<bf16>(2, isa));
+                }
+            }
+        )*
+    };
+}
+
+families!(
+    moves round sum_squares embed norm linear linear_backward activation rope attention attention_backward
+    head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached rows_are_independent
+    wrong_sizes ids_out_of_range
+);
+
+#[test]
+fn threads_f32() {
+    for isa in Isa::available() {
+        ops_suite::threads(|n_threads| backend::<f32>(n_threads, isa));
+    }
+}
+
+#[test]
+fn threads_bf16() {
+    for isa in Isa::available() {
+        ops_suite::threads(|n_threads| backend::<bf16>(n_threads, isa));
+    }
+}
