@@ -1,11 +1,13 @@
 //! What happens to the sums of a product on their way to the output, fused behind the last step along `k`.
 
+use std::ops::Range;
+
 use verve_ops::Activation;
 
 use crate::CpuElem;
 use crate::isa::Isa;
 use crate::pool::SharedMut;
-use crate::simd::{Kernel, Simd, math};
+use crate::simd::{Kernel, LINE_BYTES, Simd, math, prefetch};
 
 /// Finished sums of a tile: row `r` of the tile, at `r * pitch`, belongs to row `row + r`, columns from `col` on, of the
 /// output.
@@ -25,6 +27,19 @@ pub(super) trait Finish: Sync {
     /// # Safety
     /// No other thread writes elements of this tile at the same time, and nothing else borrows them.
     unsafe fn finish(&self, isa: Isa, sums: &Sums<'_>);
+
+    /// Asks for the memory of a tile of `rows` and `cols` that will be finished soon: pieces of rows are too short for the
+    /// processor to see them coming.
+    fn prefetch(&self, rows: Range<usize>, cols: Range<usize>);
+}
+
+/// Asks for elements `cols` of some rows of `[_, width]`.
+fn prefetch_tile<T>(first: *const T, width: usize, rows: Range<usize>, cols: Range<usize>) {
+    for row in rows {
+        for col in cols.clone().step_by(LINE_BYTES / size_of::<T>()) {
+            prefetch(first.wrapping_add(row * width + col));
+        }
+    }
 }
 
 /// Ends of the forward product; `sum = product + bias`.
@@ -48,6 +63,15 @@ pub(super) struct FinishForward<'a, E> {
 impl<E: CpuElem> Finish for FinishForward<'_, E> {
     unsafe fn finish(&self, isa: Isa, sums: &Sums<'_>) {
         isa.dispatch(ForwardTile { to: self, sums });
+    }
+
+    fn prefetch(&self, rows: Range<usize>, cols: Range<usize>) {
+        prefetch_tile(self.out.as_mut_ptr(), self.width, rows.clone(), cols.clone());
+        match &self.end {
+            Forward::Store | Forward::Activate(_, None) => {}
+            Forward::Residual(residual) => prefetch_tile(residual.as_ptr(), self.width, rows, cols),
+            Forward::Activate(_, Some(pre)) => prefetch_tile(pre.as_mut_ptr(), self.width, rows, cols),
+        }
     }
 }
 
@@ -138,6 +162,13 @@ pub(super) struct FinishBackward<'a, E> {
 impl<E: CpuElem> Finish for FinishBackward<'_, E> {
     unsafe fn finish(&self, isa: Isa, sums: &Sums<'_>) {
         isa.dispatch(BackwardTile { to: self, sums });
+    }
+
+    fn prefetch(&self, rows: Range<usize>, cols: Range<usize>) {
+        prefetch_tile(self.d_inp.as_mut_ptr(), self.width, rows.clone(), cols.clone());
+        if let Backward::Through(_, pre) = &self.end {
+            prefetch_tile(pre.as_ptr(), self.width, rows, cols);
+        }
     }
 }
 

@@ -7,10 +7,13 @@ use half::bf16;
 use super::view::{Data, Order, Unit, View};
 use crate::CpuElem;
 use crate::isa::Isa;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, LINE_BYTES, Simd, prefetch};
 
 /// Words of `k` that are transposed for all items of a panel before the next: what is written stays in the L1 cache.
 const SQUARE_WORDS: usize = 64;
+
+/// Rows along the items that are asked for ahead of the one that is packed.
+const ROWS_AHEAD: usize = 8;
 
 /// Elements that can become units.
 trait Source: CpuElem {
@@ -164,6 +167,9 @@ impl<T: Source> Panels<'_, T> {
         for (u, k) in block.k.clone().enumerate() {
             // To the end of the data: what a vector loads beyond the items is not stored.
             let row = &data[k * block.view.stride + block.items.start..];
+            if k + ROWS_AHEAD < block.k.end {
+                prefetch_row(&data[(k + ROWS_AHEAD) * block.view.stride..][block.items.clone()]);
+            }
             for (panel, dst) in dst.chunks_exact_mut(width * units).enumerate() {
                 let at = panel * width;
                 let n = (block.items.len() - at).min(width);
@@ -175,7 +181,9 @@ impl<T: Source> Panels<'_, T> {
                     s.store(T::load(s, &src[i..]), &mut dst[i..]);
                     i += S::LANES;
                 }
-                padding.fill(0);
+                if n < width {
+                    padding.fill(0);
+                }
             }
         }
     }
@@ -188,6 +196,10 @@ impl<T: Source> Panels<'_, T> {
         let row = |k: usize| &data[k * block.view.stride + block.items.start..];
         for u in 0..units {
             let k = block.k.start + 2 * u;
+            if k + ROWS_AHEAD + 1 < block.k.end {
+                prefetch_row(&row(k + ROWS_AHEAD)[..block.items.len()]);
+                prefetch_row(&row(k + ROWS_AHEAD + 1)[..block.items.len()]);
+            }
             let first = row(k);
             let second = (k + 1 < block.k.end).then(|| row(k + 1));
             for (panel, dst) in dst.chunks_exact_mut(width * units).enumerate() {
@@ -211,9 +223,19 @@ impl<T: Source> Panels<'_, T> {
                     dst[i..i + len].copy_from_slice(&all[..len]);
                     i += 16;
                 }
-                dst[n..].fill(0);
+                if n < width {
+                    dst[n..].fill(0);
+                }
             }
         }
+    }
+}
+
+/// Asks for a row that will be packed soon: the pieces of rows are too short for the processor to see it coming.
+#[inline(always)]
+fn prefetch_row<T>(row: &[T]) {
+    for line in row.chunks(LINE_BYTES / size_of::<T>()) {
+        prefetch(line.as_ptr());
     }
 }
 

@@ -2,27 +2,31 @@
 //! tiles to the pool and finishes the sums.
 //!
 //! The column operand is packed once per call (in chunks of at most [`CHUNK_UNITS`]) by all workers; then every task takes
-//! some row tiles and some panels. Inside a task `k` runs in blocks; a panel's block stays in the L1 cache while the row
-//! tiles of the task pass by in the L2 cache. Each sum continues from block to block by loading what the last block
-//! stored, so that it is one chain in increasing `k` however the product is cut.
+//! some row tiles and some panels. Inside a task `k` runs in blocks; a panel's block stays in the near caches while the row
+//! tiles of the task pass by, and meanwhile the next panel is asked for. Each sum continues from block to block by loading
+//! what the last block stored, so that it is one chain in increasing `k` however the product is cut.
 
 use std::ops::Range;
 
 use super::finish::{Finish, Sums};
 use super::pack::{self, Block};
-use super::tile::{Rows, TileArgs, TileSet};
+use super::tile::{LINE, Rows, TileArgs, TileSet};
 use super::view::{Order, Unit, View};
 use crate::isa::Isa;
 use crate::pool::{Pool, Scratch, SharedMut};
+use crate::simd::prefetch;
 
 /// Most units of the column operand packed at once: 4 MiB, shared by all workers, in the L2 or L3 cache.
 const CHUNK_UNITS: usize = 1 << 20;
 /// Columns that a chunk has at least before `k` is cut as well.
 const CHUNK_COLS: usize = 256;
+/// The same where sums are added to the output.
+const ACCUMULATE_COLS: usize = 1024;
 /// Most partial sums that wait for the next chunk of `k`: 2 MiB.
 const PARTIAL_SUMS: usize = 1 << 19;
-/// Most units of `k` in one block: a panel of them takes two thirds of the L1 cache.
-const BLOCK_UNITS: usize = 256;
+/// Most units of `k` in one block: a panel of them is about an L1 cache. It need not stay there, as the next lines of it
+/// are known long before they are needed; longer blocks make fewer partial sums.
+const BLOCK_UNITS: usize = 384;
 /// Row tiles of one task, at most.
 const TASK_TILES: usize = 9;
 /// Most partial sums of one task between blocks of `k`: 256 KiB, in the L2 cache.
@@ -141,7 +145,9 @@ impl Plan {
             return Plan { chunk_rows: product.rows, chunk_cols: all_cols, chunk_units: units };
         }
         let round = |cols: usize| (cols / tiles.nr * tiles.nr).max(tiles.nr);
-        let chunk_cols = round(CHUNK_UNITS / units).max(round(CHUNK_COLS)).min(all_cols);
+        // Where sums are added to, cutting `k` costs nothing, and cutting columns means to pack the rows again.
+        let at_least = if accumulates { ACCUMULATE_COLS } else { CHUNK_COLS };
+        let chunk_cols = round(CHUNK_UNITS / units).max(round(at_least)).min(all_cols);
         // Chunks of about equal size.
         let chunk_cols = all_cols.div_ceil(all_cols.div_ceil(chunk_cols)).next_multiple_of(tiles.nr);
         let most_units = (CHUNK_UNITS / chunk_cols).max(BLOCK_UNITS);
@@ -260,8 +266,9 @@ impl<F: Finish> Run<'_, '_, F> {
         let keeps_sums = n_blocks > 1 && self.whole_k(chunk) && matches!(self.target, Target::Finish(_));
         let sums_len = if keeps_sums { task.tiles.len() * mr * task.panels.len() * nr } else { 0 };
         self.machine.scratch.with(worker, a_len + sums_len + mr * nr, |memory: &mut [u32]| {
-            let (a_block, memory) = memory.split_at_mut(a_len);
-            let (sums, edge) = bytemuck::cast_slice_mut(memory).split_at_mut(sums_len);
+            // In this order all begin at cache lines.
+            let (sums, a_block) = memory.split_at_mut(mr * nr + sums_len);
+            let (edge, sums) = bytemuck::cast_slice_mut(sums).split_at_mut(mr * nr);
             // Partial sums between blocks of `k`: the task's own, or those that wait for the next chunk.
             let kept = if self.whole_k(chunk) {
                 Kept {
@@ -277,9 +284,9 @@ impl<F: Finish> Run<'_, '_, F> {
                 let first = chunk.units.start + block * block_units;
                 let units = first..chunk.units.end.min(first + block_units);
                 let a = match direct {
-                    // SAFETY: `View::check` has found all rows inside the operand.
                     Some((a, a_row)) => RowUnits {
                         layout: Rows::Strided,
+                        // SAFETY: `View::check` has found all rows inside the operand.
                         first: unsafe { a.add(rows.start * a_row + units.start) },
                         pitch: a_row,
                     },
@@ -338,6 +345,7 @@ impl<F: Finish> Run<'_, '_, F> {
             let b = &panels[panel * panel_len..][(units.start - chunk.units.start) * nr..][..units.len() * nr];
             let col = chunk.cols.start + panel * nr;
             let cols = nr.min(chunk.cols.end - col);
+            let next = if panel + 1 < task.panels.end { b.as_ptr().wrapping_add(panel_len) } else { b.as_ptr() };
             for (index, row) in (rows.start..rows.end).step_by(mr).enumerate() {
                 let tile_rows = mr.min(rows.end - row);
                 let (tile, tile_cols) = self.tiles.tile(a.layout, tile_rows, cols);
@@ -355,10 +363,17 @@ impl<F: Finish> Run<'_, '_, F> {
                     c_in_row: 0,
                     c_out: std::ptr::null_mut(),
                     c_out_row: nr,
+                    // The first tiles bring the next panel from far caches.
+                    ahead: if index < nr.div_ceil(LINE) { next.wrapping_add(index * units.len() * LINE) } else { next },
                 };
                 match self.target {
                     Target::Accumulate { out, width, .. } => {
                         let at = row * width + col;
+                        for row in row + mr..rows.end.min(row + 2 * mr) {
+                            for c in (0..cols).step_by(LINE) {
+                                prefetch(out.as_mut_ptr().wrapping_add(row * width + col + c));
+                            }
+                        }
                         if tile_cols == cols {
                             // SAFETY: `multiply` has checked the output against the product's sizes.
                             args.c_out = unsafe { out.as_mut_ptr().add(at) };
@@ -394,6 +409,7 @@ impl<F: Finish> Run<'_, '_, F> {
                             args.c_in_row = kept.pitch;
                         }
                         if is_last {
+                            finish.prefetch(row..row + tile_rows, col..col + cols);
                             args.c_out = edge.as_mut_ptr();
                         } else {
                             // SAFETY: as above.

@@ -136,6 +136,21 @@ impl Isa {
     }
 }
 
+/// Bytes of a cache line.
+pub const LINE_BYTES: usize = 64;
+
+/// Asks for the cache line of an address, which may be any. Has no effect but on time.
+#[inline(always)]
+pub fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of the base instruction set; invalid addresses are ignored.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Types of weights and activations that the CPU computes with: stored as themselves, calculated in `f32`.
 pub trait CpuElem: verve_ops::Real {
     /// Loads up to `LANES` elements as `f32`.

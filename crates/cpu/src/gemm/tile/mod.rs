@@ -5,12 +5,19 @@
 //! multiply-adds in increasing `k`, whatever the tile's size: this is what makes all products independent of blocking,
 //! thread count and number of rows. One generic body serves all levels.
 
+// Rows, panels and vectors index several things at once; plain indices say it best.
+#![allow(clippy::needless_range_loop)]
+
 mod vector;
 
 use vector::Vector;
 
 use super::view::Unit;
 use crate::isa::{Isa, SimdLevel};
+use crate::simd::prefetch;
+
+/// Units in a cache line.
+pub(super) const LINE: usize = 16;
 
 /// Operands of one register tile. The tile reads `k` units of each of its rows and columns.
 #[derive(Clone, Copy)]
@@ -29,6 +36,8 @@ pub(super) struct TileArgs {
     /// Where the sums go. May be the same memory as `c_in`.
     pub(super) c_out: *mut f32,
     pub(super) c_out_row: usize,
+    /// From here on one cache line for each unit of `k` is asked for: operands of a later tile. May be any address.
+    pub(super) ahead: *const u32,
 }
 
 /// Operands of a few-row product that reads prepared panels once, from far memory.
@@ -125,7 +134,7 @@ unsafe fn tile_body<V: Vector, const MR: usize, const NV: usize, const STRIDED: 
     mr: usize,
     nr: usize,
 ) {
-    let &TileArgs { k, mut a, a_row, mut b, c_in, c_in_row, c_out, c_out_row } = args;
+    let &TileArgs { k, mut a, a_row, mut b, c_in, c_in_row, c_out, c_out_row, mut ahead } = args;
     // SAFETY: the caller's promise; offsets stay inside the operands as documented.
     unsafe {
         let mut sums = [[V::zero(); NV]; MR];
@@ -149,6 +158,8 @@ unsafe fn tile_body<V: Vector, const MR: usize, const NV: usize, const STRIDED: 
             }
             a = a.add(if STRIDED { 1 } else { mr });
             b = b.add(nr);
+            prefetch(ahead);
+            ahead = ahead.wrapping_add(LINE);
         }
         for r in 0..MR {
             for v in 0..NV {
