@@ -3,6 +3,8 @@
 //! Throughput of training is in floating-point operations (a multiply-add counts two) of the products over the visible
 //! pairs of query and key: two products forward, five backward. Throughput of decode is in bytes of the cache that is read.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 use verve_cpu::{CpuBackend, CpuElem, Isa};

@@ -34,6 +34,17 @@ pub fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
     s.div(one, s.add(one, exp(s, s.sub(s.splat(0.0), x))))
 }
 
+/// `sigmoid(x)` and `1 - sigmoid(x)`, both with their full relative accuracy above `x = -80`: in derivatives the second is
+/// multiplied by large numbers where it is small.
+#[inline(always)]
+fn sigmoid_and_rest<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
+    let one = s.splat(1.0);
+    // Bounded so that it stays finite; NaN passes through as the second operand.
+    let e = exp(s, s.min(s.splat(80.0), s.sub(s.splat(0.0), x)));
+    let g = s.div(one, s.add(one, e));
+    (g, s.mul(e, g))
+}
+
 /// Hyperbolic tangent, with an absolute error below 2e-7.
 #[inline(always)]
 pub fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
@@ -105,11 +116,7 @@ pub fn activation_derivative<S: Simd>(s: S, kind: Activation, x: S::F) -> S::F {
     let one = s.splat(1.0);
     match kind {
         Activation::GeluTanh => {
-            // `g = sigmoid(2 u)` and `1 - g`, which is multiplied by much more than 1 where it is small. Finite by the
-            // bound, beyond which `g` does not matter any more; NaN passes through as the second operand.
-            let e = exp(s, s.min(s.splat(80.0), s.sub(s.splat(0.0), gelu_inner(s, x))));
-            let g = s.div(one, s.add(one, e));
-            let rest = s.mul(e, g);
+            let (g, rest) = sigmoid_and_rest(s, gelu_inner(s, x));
             // x * d(2u)/dx
             let sq = s.mul(x, x);
             let slope = s.fma(sq, s.splat(6.0 * SQRT_2_OVER_PI * GELU_CUBIC), s.splat(2.0 * SQRT_2_OVER_PI));
@@ -123,8 +130,8 @@ pub fn activation_derivative<S: Simd>(s: S, kind: Activation, x: S::F) -> S::F {
         }
         Activation::Relu => s.select_lt(s.splat(0.0), x, one, s.mul(x, s.splat(0.0))),
         Activation::Silu => {
-            let g = sigmoid(s, x);
-            s.mul(g, s.fma(x, s.sub(one, g), one))
+            let (g, rest) = sigmoid_and_rest(s, x);
+            s.mul(g, s.fma(x, rest, one))
         }
     }
 }
