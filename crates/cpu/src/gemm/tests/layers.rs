@@ -230,7 +230,7 @@ fn weight_gradient_of_two_halves_is_that_of_the_whole_bf16() {
 
 fn prepared_weights_give_the_bits_of_plain_ones<E: CpuElem>() {
     for backend in backends::<E>() {
-        for (d_in, d_out) in [(1, 1), (17, 65), (64, 129), (257, 300), (129, 31)] {
+        for (d_in, d_out) in [(1, 1), (17, 65), (64, 129), (257, 300), (129, 31), (901, 40)] {
             let packed = |layer: &Layer<E>| backend.prepare(&layer.weight, d_out, d_in).unwrap();
             for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17, 33, 64, 65, 100] {
                 let layer = Layer::<E>::new(rows, d_in, d_out);
@@ -410,6 +410,34 @@ fn head_matches_plain_arithmetic_bf16() {
     head_matches_plain_arithmetic::<half::bf16>();
 }
 
+fn head_with_a_large_vocabulary<E: CpuElem>() {
+    let backend = CpuBackend::<E>::new(2, Isa::detect()).unwrap();
+    // More columns than are packed at once.
+    let shape = HeadShape { rows: 5, d_model: 32, n_vocab: 50_257 };
+    let found = head(&backend, shape, shape.n_vocab * 2, 0.5);
+    for (found, other) in found.iter().zip(head(&backend, shape, shape.n_vocab * 5 + 9, 0.5)) {
+        assert_bits(found, &other, &shape);
+    }
+    let HeadShape { rows, d_model, n_vocab } = shape;
+    let mut random = Random(13);
+    let (inp, weight) = (random.vec::<E>(rows * d_model), random.vec::<E>(n_vocab * d_model));
+    for n in (0..rows).filter(|n| n % 5 != 3) {
+        let target = random.below(n_vocab);
+        let logit = |v: usize| -> f64 {
+            (0..d_model).map(|c| inp[n * d_model + c].to_f64() * weight[v * d_model + c].to_f64()).sum()
+        };
+        let lse = (0..n_vocab).map(|v| logit(v).exp()).sum::<f64>().ln();
+        let expected = lse - logit(target);
+        assert!((f64::from(found[1][n]) - expected).abs() < 2e-5, "{n}: {} {expected}", found[1][n]);
+    }
+}
+
+#[test]
+fn head_with_a_large_vocabulary_of_both_types() {
+    head_with_a_large_vocabulary::<f32>();
+    head_with_a_large_vocabulary::<half::bf16>();
+}
+
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     fn all<E: CpuElem>() {
@@ -430,6 +458,18 @@ fn results_do_not_depend_on_the_number_of_threads() {
                 let shape = layer.shape;
                 backend.linear_prepared(LinearPrepared { inp, weight: &weight, bias, out: &mut out, epilogue, shape });
                 out.to_vec()
+            });
+            over_threads::<E, E>(isa, |backend| {
+                let layer = Layer::<E>::new(150, 130, 400);
+                let mut d_inp = CpuBuf::zeroed(150 * 130).unwrap();
+                backend.linear_backward_input(LinearBackwardInput {
+                    d_out: &layer.residual(),
+                    weight: &layer.weight,
+                    d_inp: &mut d_inp,
+                    write: InputGrad::ThroughActivation { activation: Activation::GeluTanh, pre: &layer.inp },
+                    shape: layer.shape,
+                });
+                d_inp.to_vec()
             });
             over_threads::<E, f32>(isa, |backend| {
                 head(backend, HeadShape { rows: 50, d_model: 40, n_vocab: 333 }, 333 * 16, 0.1).concat()

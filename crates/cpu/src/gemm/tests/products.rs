@@ -137,7 +137,9 @@ fn every_layout_type_and_unit_gives_the_chain() {
     }
     let setups = Setup::all();
     let mut random = Random(2);
-    for sizes in [[1, 1, 1], [5, 33, 2], [14, 32, 64], [15, 31, 65], [29, 100, 3], [64, 17, 129], [3, 70, 700]] {
+    for sizes in
+        [[1, 1, 1], [5, 33, 2], [14, 32, 64], [15, 31, 65], [29, 100, 3], [64, 17, 129], [3, 70, 700], [15, 33, 1539]]
+    {
         layouts::<f32, f32>(&setups, sizes, &mut random);
         layouts::<bf16, bf16>(&setups, sizes, &mut random);
         layouts::<f32, bf16>(&setups, sizes, &mut random);
@@ -165,6 +167,107 @@ fn products_beyond_one_chunk_continue_their_chains() {
                 (0..cols).map(|c| chain(setup.isa, Unit::F32, 0.0, k, |k| a_rows[r][k], |k| b_rows[c][k])).collect();
             assert_bits(&out[r * cols..][..cols], &expected, &(rows, cols, k, r));
         }
+    }
+}
+
+#[test]
+fn gradients_beyond_one_chunk_continue_their_chains() {
+    let setups = Setup::all();
+    let mut random = Random(4);
+    let (rows, cols) = (40, 1100);
+    for (unit, k) in [(Unit::F32, 2101), (Unit::Pair, 4201)] {
+        let a = Operand::<bf16>::new(&mut random, rows, k, Order::KOuter, 0);
+        let b = Operand::<bf16>::new(&mut random, cols, k, Order::KOuter, 0);
+        let (a_rows, b_rows) = (a.rows(rows), b.rows(cols));
+        let setup = setups.last().unwrap();
+        let product = Product { rows, cols, k, unit, a: a.view(), b: Columns::View(b.view()) };
+        let (mut out, mut sums) = (vec![0.25; rows * cols], vec![-0.5; rows]);
+        let target: Target<'_, FinishForward<'_, f32>> = Target::Accumulate {
+            out: SharedMut::new(&mut out),
+            width: cols,
+            row_sums: Some(SharedMut::new(&mut sums)),
+        };
+        multiply(setup.machine(), &product, &target);
+        for r in [0, 13, 14, rows - 1] {
+            let expected: Vec<f32> =
+                (0..cols).map(|c| chain(setup.isa, unit, 0.25, k, |k| a_rows[r][k], |k| b_rows[c][k])).collect();
+            assert_bits(&out[r * cols..][..cols], &expected, &(unit, r));
+        }
+        let expected: Vec<f32> = a_rows.iter().map(|row| row.iter().fold(-0.5, |sum, x| sum + x)).collect();
+        assert_bits(&sums, &expected, &unit);
+    }
+}
+
+#[test]
+fn products_of_pairs_treat_denormals_as_the_instruction_does() {
+    let setups = Setup::all();
+    let mut random = Random(5);
+    let (rows, cols, k) = (15, 33, 67);
+    let mut a = Operand::<bf16>::new(&mut random, rows, k, Order::KInner, 1);
+    let mut b = Operand::<bf16>::new(&mut random, cols, k, Order::KInner, 1);
+    // Denormal elements, denormal products and denormal sums, among others that are not.
+    for (i, x) in a.data.iter_mut().chain(&mut b.data).enumerate() {
+        let scale = [1e-39, 1e-19, 1e-19, 1e-20, 1.0][i % 5];
+        *x = bf16::from_f32(x.to_f32() * scale);
+    }
+    assert!(a.data.iter().any(|x| x.to_f32() != 0.0 && x.to_f32().abs() < f32::MIN_POSITIVE));
+    for setup in &setups {
+        for unit in [Unit::F32, Unit::Pair] {
+            check(setup, unit, rows, cols, &a, &b);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_spoils_its_own_sums_and_no_others() {
+    let mut random = Random(6);
+    let (rows, cols, k) = (17, 35, 67);
+    for setup in Setup::all() {
+        for unit in [Unit::F32, Unit::Pair] {
+            for order in [Order::KInner, Order::KOuter] {
+                let mut a = Operand::<f32>::new(&mut random, rows, k, order, 0);
+                let mut b = Operand::<f32>::new(&mut random, cols, k, order, 0);
+                let at = |i: usize, k: usize, stride: usize| {
+                    if order == Order::KInner { i * stride + k } else { k * stride + i }
+                };
+                a.data[at(3, 66, a.stride)] = f32::NAN;
+                a.data[at(16, 0, a.stride)] = f32::NEG_INFINITY;
+                b.data[at(34, 5, b.stride)] = f32::from_bits(0x7f80_0001);
+                b.data[at(8, 0, b.stride)] = 0.0;
+                let product = Product { rows, cols, k, unit, a: a.view(), b: Columns::View(b.view()) };
+                let mut out = vec![0.0; rows * cols];
+                let finish = FinishForward::<f32> {
+                    out: SharedMut::new(&mut out),
+                    width: cols,
+                    bias: None,
+                    end: Forward::Store,
+                };
+                multiply(setup.machine(), &product, &Target::Finish(finish));
+                for (i, x) in out.iter().enumerate() {
+                    let (r, c) = (i / cols, i % cols);
+                    let nan = r == 3 || c == 34 || (r == 16 && c == 8);
+                    assert_eq!(x.is_nan(), nan, "{} {unit:?} {order:?} {r} {c}: {x}", setup.isa);
+                    assert_eq!(x.is_infinite(), r == 16 && !nan, "{} {unit:?} {order:?} {r} {c}: {x}", setup.isa);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_to_add_leaves_everything_as_it_was() {
+    for setup in Setup::all() {
+        let (rows, cols) = (20, 37);
+        let (a, b) = (View::new::<f32>(&[], 20, Order::KOuter), View::new::<f32>(&[], 37, Order::KOuter));
+        let product = Product { rows, cols, k: 0, unit: Unit::F32, a, b: Columns::View(b) };
+        let (mut out, mut sums) = (vec![1.5; rows * cols], vec![2.5; rows]);
+        let target: Target<'_, FinishForward<'_, f32>> = Target::Accumulate {
+            out: SharedMut::new(&mut out),
+            width: cols,
+            row_sums: Some(SharedMut::new(&mut sums)),
+        };
+        multiply(setup.machine(), &product, &target);
+        assert!(out.iter().all(|x| *x == 1.5) && sums.iter().all(|x| *x == 2.5));
     }
 }
 

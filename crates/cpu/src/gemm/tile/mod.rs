@@ -19,6 +19,9 @@ use crate::simd::prefetch;
 /// Units in a cache line.
 pub(super) const LINE: usize = 16;
 
+/// Units that a stream tile asks for ahead of what it reads: enough to cover the latency of main memory.
+const STREAM_AHEAD: usize = 48 * LINE;
+
 /// Operands of one register tile. The tile reads `k` units of each of its rows and columns.
 #[derive(Clone, Copy)]
 pub(super) struct TileArgs {
@@ -186,7 +189,9 @@ unsafe fn stream_body<V: Vector, const MR: usize, const NP: usize, const NV: usi
         for _ in 0..k - usize::from(odd) {
             for p in 0..NP {
                 for v in 0..NV {
-                    let column = V::load(b.add(p * k * nr + v * V::LANES).cast());
+                    let units = b.add(p * k * nr + v * V::LANES);
+                    prefetch(units.wrapping_add(STREAM_AHEAD));
+                    let column = V::load(units.cast());
                     for r in 0..MR {
                         let row = a.add(r * a_row);
                         let sum = sums[r][p][v];
