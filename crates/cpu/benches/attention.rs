@@ -119,38 +119,12 @@ fn decode<E: CpuElem>(c: &mut Criterion) {
     }
 }
 
-
-fn ab<E: CpuElem>() {
-    let backend = backend::<E>();
-    for (n, length, n_heads, n_kv_heads) in DECODE {
-        let max_blocks = length / KV_BLOCK;
-        let shape = KvShape { n_blocks: n * max_blocks, n_kv_heads, d_head: 64 };
-        let qkv = buffer(&backend, n * (n_heads + 2 * n_kv_heads) * 64, noise::<E>);
-        let keys = buffer(&backend, shape.len(), noise::<E>);
-        let values = buffer(&backend, shape.len(), noise::<E>);
-        let mut out = buffer(&backend, n * n_heads * 64, noise::<E>);
-        let sequences = buffer(&backend, n, |i| i as u32);
-        let positions = buffer(&backend, n, |_| length as u32 - 1);
-        let block_table = buffer(&backend, n * max_blocks, |i| i as u32);
-        let mut best = [f64::MAX; 3];
-        let mut all: Vec<Vec<f64>> = vec![vec![]; 3];
-        for round in 0..90 {
-            let mode = round % 3;
-            unsafe { std::env::set_var("AB", mode.to_string()) };
-            let start = std::time::Instant::now();
-            backend.attention_cached(AttentionCached {
-                qkv: &qkv, keys: &keys, values: &values, out: &mut out,
-                batch: RaggedBatch { rows: n, sequences: &sequences, positions: &positions, block_table: &block_table, max_blocks },
-                n_heads, window: None, scale: 0.125, shape,
-            });
-            let t = start.elapsed().as_secs_f64();
-            best[mode] = best[mode].min(t);
-            all[mode].push(t);
-        }
-        let gb = (2 * shape.len() * size_of::<E>()) as f64 / 1e9;
-        for a in &mut all { a.sort_by(f64::total_cmp); }
-        println!("{} {n_heads}/{n_kv_heads} best {:?} median {:?}", E::NAME, best.map(|t| gb / t), all.iter().map(|a| gb / a[a.len() / 2]).collect::<Vec<_>>());
-    }
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(std::time::Duration::from_millis(200))
+        .measurement_time(std::time::Duration::from_millis(600));
+    targets = training::<f32>, training::<bf16>, decode::<f32>, decode::<bf16>
 }
-fn main() { for _ in 0..2 { ab::<f32>(); ab::<bf16>(); }
- println!("{:?}", verve_cpu::simd::ceilings::Ceilings::measure(verve_cpu::CpuBackend::<f32>::new(2, Isa::detect()).unwrap().pool(), Isa::detect())); }
+criterion_main!(benches);

@@ -4,7 +4,7 @@
 use verve_ops::args::{AttentionCached, KvWrite};
 use verve_ops::{KV_BLOCK, KvShape};
 
-use super::attention::{KEYS, QueryTile, first_visible, padded, widen_rows};
+use super::attention::{Block, KEYS, QueryTile, fetch, first_visible, padded, widen_rows};
 use super::check_ids;
 use crate::pool::{GridMut, Tile};
 use crate::simd::{Kernel, Simd};
@@ -52,6 +52,9 @@ const MAX_ROWS: usize = 48;
 
 /// From this many queries on it pays to widen a block once instead of at every use.
 const WIDEN_QUERIES: usize = 16;
+
+/// Up to this many queries the next block is asked for ahead of time. With more there is enough to calculate meanwhile.
+const FETCH_QUERIES: usize = 2;
 
 /// What all tasks of a call read.
 #[derive(Clone, Copy)]
@@ -173,21 +176,34 @@ fn attend<S: Simd, E: CpuElem>(
     let width = padded(d_head);
     let (wide_keys, wide_values) = memory.split_at_mut(head_len);
     let widen = size_of::<E>() < size_of::<f32>() && tile.rows() >= WIDEN_QUERIES;
-    for block in tile.blocks() {
+    let fetches = tile.rows() <= FETCH_QUERIES;
+    let head = |block: usize| {
         let at = (blocks[block] as usize * call.shape.n_kv_heads + kv_head) * head_len;
-        let (keys, values) = (&call.keys[at..][..head_len], &call.values[at..][..head_len]);
+        at..at + head_len
+    };
+    let range = tile.blocks();
+    for number in range.clone() {
+        let (keys, values) = (&call.keys[head(number)], &call.values[head(number)]);
+        let mut ahead: &[E] = &[];
+        if fetches {
+            fetch(values);
+            if number + 1 < range.end {
+                ahead = &call.keys[head(number + 1)];
+            }
+        }
         if !widen && width == d_head {
-            tile.absorb(s, block, keys, values, width);
+            tile.absorb(s, &Block { number, keys, values, value_width: width, ahead });
             continue;
         }
         // Behind the last position that is seen there may be anything.
-        let seen = KEYS.min(tile.end() - block * KEYS);
+        let seen = KEYS.min(tile.end() - number * KEYS);
         widen_rows(s, values, d_head, (seen, d_head), wide_values, width);
         if widen {
             widen_rows(s, keys, head_len, (1, head_len), wide_keys, head_len);
-            tile.absorb(s, block, wide_keys, wide_values, width);
+            let keys: &[f32] = wide_keys;
+            tile.absorb(s, &Block { number, keys, values: wide_values, value_width: width, ahead: &[] });
         } else {
-            tile.absorb(s, block, keys, wide_values, width);
+            tile.absorb(s, &Block { number, keys, values: wide_values, value_width: width, ahead });
         }
     }
 }

@@ -145,7 +145,7 @@ fn grids_cover_their_columns_once() {
         let mut matrix = vec![0u32; groups * group_rows * width];
         let (left, rest) = GridMut::new(&mut matrix, width).split_columns(1);
         let (mid, right) = rest.split_columns(8);
-        drop((left, right));
+        assert_eq!((left.rows(), right.rows()), (groups * group_rows, groups * group_rows));
         let tiles = mid.tiles(group_rows, tile_rows, tile_cols);
         assert_eq!(tiles.count(), groups * group_rows.div_ceil(tile_rows) * 8 / tile_cols);
         pool.for_each(tiles, |_, _, mut tile| {

@@ -190,7 +190,8 @@ fn smooth_functions_are_close_everywhere() {
     let x = [floats(8, 20_000, -12.0, 12.0), floats(9, 5_000, -0.5, 0.5)].concat();
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let inner = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
-    let cases: [(Op, f64, &dyn Fn(f64) -> f64); 6] = [
+    type Exact<'a> = &'a dyn Fn(f64) -> f64;
+    let cases: [(Op, f64, Exact<'_>); 6] = [
         (Op::Sigmoid, 2e-7, &sigmoid),
         (Op::Tanh, 2e-7, &|x: f64| x.tanh()),
         (Op::Act(Activation::GeluTanh), 1.5e-6, &|x: f64| x * sigmoid(2.0 * inner(x))),

@@ -3,7 +3,7 @@
 use verve_ops::AttnShape;
 use verve_ops::args::Attention;
 
-use super::{KEYS, QueryTile, first_visible, padded, take, widen_rows};
+use super::{Block, KEYS, QueryTile, first_visible, padded, take, widen_rows};
 use crate::pool::{GridMut, Tile};
 use crate::simd::product::Transpose;
 use crate::simd::{Kernel, Simd};
@@ -70,7 +70,8 @@ impl<E: CpuElem> Kernel for Queries<'_, '_, E> {
             }
             for block in tile.blocks() {
                 let at = (block - first_block) * block_len;
-                tile.absorb(s, block, &keys[at..][..block_len], &values[at..][..block_len], width);
+                let (keys, values) = (&keys[at..][..block_len], &values[at..][..block_len]);
+                tile.absorb(s, &Block { number: block, keys, values, value_width: width, ahead: &[] });
             }
             for row in 0..tile.rows() {
                 lse.row(done + row)[0] = tile.finish(s, row, out.row(done + row));

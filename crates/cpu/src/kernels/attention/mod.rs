@@ -11,10 +11,12 @@ mod tile;
 
 use verve_ops::KV_BLOCK;
 
+use crate::simd::{LINE_BYTES, prefetch};
+
 pub(crate) use backward::backward;
 pub(crate) use forward::forward;
 pub(super) use load::widen_rows;
-pub(super) use tile::QueryTile;
+pub(super) use tile::{Block, QueryTile};
 
 /// Keys of one block: as many as in a block of the cache.
 pub(super) const KEYS: usize = KV_BLOCK;
@@ -45,4 +47,12 @@ fn take<'a>(memory: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     let (front, rest) = std::mem::take(memory).split_at_mut(len);
     *memory = rest;
     front
+}
+
+/// Asks for all cache lines of a slice.
+#[inline(always)]
+pub(super) fn fetch<T>(slice: &[T]) {
+    for line in slice.chunks(LINE_BYTES / size_of::<T>()) {
+        prefetch(line.as_ptr());
+    }
 }

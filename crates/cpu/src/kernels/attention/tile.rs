@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::load::widen_scaled;
-use super::{KEYS, PLACES, take};
+use super::{KEYS, PLACES, fetch, take};
 use crate::CpuElem;
 use crate::simd::math::exp;
 use crate::simd::product::{Product, Span, Start};
@@ -12,6 +12,19 @@ use crate::simd::{Simd, rows};
 /// The most queries of a tile: whole register tiles, and all that belongs to a tile and a block fits in the first-level
 /// cache for heads of 64.
 const QUERIES: usize = 48;
+
+/// A block of keys and their values.
+pub(in crate::kernels) struct Block<'a, K, V> {
+    /// Place in the sequence, in blocks.
+    pub(in crate::kernels) number: usize,
+    /// `[d_head, KEYS]`.
+    pub(in crate::kernels) keys: &'a [K],
+    /// `[KEYS, value_width]`, finite up to the last position that a query sees.
+    pub(in crate::kernels) values: &'a [V],
+    pub(in crate::kernels) value_width: usize,
+    /// What will be needed next: asked for while the weights are calculated.
+    pub(in crate::kernels) ahead: &'a [K],
+}
 
 /// Some queries, the positions that each sees, and what they have gathered so far.
 ///
@@ -114,19 +127,11 @@ impl<'a> QueryTile<'a> {
         self.ends[self.rows.max(1) - 1] as usize
     }
 
-    /// Takes in the block `block`: `keys` is `[d_head, KEYS]`; `values` has rows of `value_width` elements, which must be
-    /// finite up to the last position that a query sees.
+    /// Takes in a block.
     #[inline(always)]
-    pub(in crate::kernels) fn absorb<S: Simd, K: CpuElem, V: CpuElem>(
-        &mut self,
-        s: S,
-        block: usize,
-        keys: &[K],
-        values: &[V],
-        value_width: usize,
-    ) {
+    pub(in crate::kernels) fn absorb<S: Simd, K: CpuElem, V: CpuElem>(&mut self, s: S, block: &Block<'_, K, V>) {
         let rows = self.rows;
-        let first = (block * KEYS) as u32;
+        let first = (block.number * KEYS) as u32;
         let (mut from, mut ends) = ([0; QUERIES], [0; QUERIES]);
         let mut whole = true;
         for r in 0..rows {
@@ -137,7 +142,7 @@ impl<'a> QueryTile<'a> {
         s.call(Product {
             a: self.queries,
             a_strides: (self.width, 1),
-            b: keys,
+            b: block.keys,
             b_stride: KEYS,
             c: self.scores,
             c_stride: KEYS,
@@ -147,6 +152,7 @@ impl<'a> QueryTile<'a> {
             start: Start::Zero,
             span: if whole { Span::All } else { Span::Columns(&ends) },
         });
+        fetch(block.ahead);
         if whole {
             self.weigh(s, None);
         } else {
@@ -155,8 +161,8 @@ impl<'a> QueryTile<'a> {
         s.call(Product {
             a: self.scores,
             a_strides: (KEYS, 1),
-            b: values,
-            b_stride: value_width,
+            b: block.values,
+            b_stride: block.value_width,
             c: self.sums,
             c_stride: self.width,
             rows,
