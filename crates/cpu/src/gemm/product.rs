@@ -5,6 +5,9 @@
 //! some row tiles and some panels. Inside a task `k` runs in blocks; a panel's block stays in the near caches while the row
 //! tiles of the task pass by, and meanwhile the next panel is asked for. Each sum continues from block to block by loading
 //! what the last block stored, so that it is one chain in increasing `k` however the product is cut.
+//!
+//! A task packs its own rows if they need it, except in gradients of weights: there rows run across memory, and pieces of
+//! the width of one task would be read at a fraction of the memory's speed. All workers pack all rows of a block of `k`.
 
 use std::ops::Range;
 
@@ -20,8 +23,6 @@ use crate::simd::prefetch;
 const CHUNK_UNITS: usize = 1 << 20;
 /// Columns that a chunk has at least before `k` is cut as well.
 const CHUNK_COLS: usize = 256;
-/// The same where sums are added to the output.
-const ACCUMULATE_COLS: usize = 1024;
 /// Most partial sums that wait for the next chunk of `k`: 2 MiB.
 const PARTIAL_SUMS: usize = 1 << 19;
 /// Most units of `k` in one block: a panel of them is about an L1 cache. It need not stay there, as the next lines of it
@@ -33,6 +34,10 @@ const TASK_TILES: usize = 9;
 const TASK_SUMS: usize = 1 << 16;
 /// Tasks for each worker, so that a late one does not leave the others idle for long.
 const TASKS_PER_WORKER: usize = 4;
+/// Most units of packed rows at once, in gradients of weights: 8 MiB.
+const CHUNK_ROW_UNITS: usize = 1 << 21;
+/// Row tiles that one packing task writes, at most: as many as fit side by side in the L1 cache.
+const PACK_TILES: usize = 32;
 /// Units that one packing task writes.
 const PACK_UNITS: usize = 1 << 15;
 /// Between the rows of a block of rows, so that they do not fall on the same cache sets.
@@ -102,7 +107,10 @@ pub(super) fn multiply<F: Finish>(machine: Machine<'_>, product: &Product<'_>, t
     }
     if let Target::Accumulate { out, width, row_sums } = target {
         assert!(cols <= *width && (rows - 1) * width + cols <= out.len(), "product: output too small");
-        assert!(row_sums.as_ref().is_none_or(|sums| sums.len() >= rows), "product: row sums too small");
+        if let Some(sums) = row_sums {
+            assert!(sums.len() >= rows, "product: row sums too small");
+            assert_eq!(a.order, Order::KOuter, "product: row sums are those of rows across memory");
+        }
     }
     let plan = Plan::new(product, tiles, matches!(target, Target::Accumulate { .. }));
     let b_units = if matches!(b, Columns::Panels(_)) { 0 } else { plan.chunk_cols * plan.chunk_units };
@@ -111,8 +119,10 @@ pub(super) fn multiply<F: Finish>(machine: Machine<'_>, product: &Product<'_>, t
     } else {
         0
     };
-    machine.scratch.shared(b_units + partial, |shared: &mut [u32]| {
-        let (packed, partial) = shared.split_at_mut(b_units);
+    let a_units = if plan.packs_rows { plan.chunk_rows.next_multiple_of(tiles.mr) * plan.chunk_units } else { 0 };
+    machine.scratch.shared(b_units + a_units + partial, |shared: &mut [u32]| {
+        let (packed, partial) = shared.split_at_mut(b_units + a_units);
+        let (packed, packed_rows) = packed.split_at_mut(b_units);
         let partial = bytemuck::cast_slice_mut(partial);
         let run = Run { machine, product, tiles, target, plan };
         for first_col in (0..cols).step_by(plan.chunk_cols) {
@@ -122,7 +132,8 @@ pub(super) fn multiply<F: Finish>(machine: Machine<'_>, product: &Product<'_>, t
                 // An empty sum is still a sum: one chunk of nothing.
                 for first_unit in (0..units.max(1)).step_by(plan.chunk_units) {
                     let units = first_unit..units.min(first_unit + plan.chunk_units);
-                    run.chunk(Chunk { rows: rows.clone(), cols: cols.clone(), units }, packed, partial);
+                    let chunk = Chunk { rows: rows.clone(), cols: cols.clone(), units };
+                    run.chunk(chunk, packed, packed_rows, partial);
                 }
             }
         }
@@ -135,6 +146,8 @@ struct Plan {
     chunk_rows: usize,
     chunk_cols: usize,
     chunk_units: usize,
+    /// Whether the rows of a chunk are packed before its tasks, by all workers.
+    packs_rows: bool,
 }
 
 impl Plan {
@@ -142,23 +155,24 @@ impl Plan {
         let units = product.unit.count(product.k).max(1);
         let all_cols = product.cols.next_multiple_of(tiles.nr);
         if matches!(product.b, Columns::Panels(_)) {
-            return Plan { chunk_rows: product.rows, chunk_cols: all_cols, chunk_units: units };
+            return Plan { chunk_rows: product.rows, chunk_cols: all_cols, chunk_units: units, packs_rows: false };
         }
         let round = |cols: usize| (cols / tiles.nr * tiles.nr).max(tiles.nr);
-        // Where sums are added to, cutting `k` costs nothing, and cutting columns means to pack the rows again.
-        let at_least = if accumulates { ACCUMULATE_COLS } else { CHUNK_COLS };
-        let chunk_cols = round(CHUNK_UNITS / units).max(round(at_least)).min(all_cols);
-        // Chunks of about equal size.
+        // Equal parts. Even, so that widened pairs are not cut.
+        let part = |most: usize| units.div_ceil(units.div_ceil(most)).next_multiple_of(2);
+        let packs_rows = accumulates && product.a.order == Order::KOuter;
+        let (least_cols, most_units) = if packs_rows { (0, part(BLOCK_UNITS)) } else { (CHUNK_COLS, units) };
+        let chunk_cols = round(CHUNK_UNITS / most_units).max(round(least_cols)).min(all_cols);
         let chunk_cols = all_cols.div_ceil(all_cols.div_ceil(chunk_cols)).next_multiple_of(tiles.nr);
-        let most_units = (CHUNK_UNITS / chunk_cols).max(BLOCK_UNITS);
-        // Even, so that widened pairs are not cut.
-        let chunk_units = units.div_ceil(units.div_ceil(most_units)).next_multiple_of(2);
-        let chunk_rows = if chunk_units < units && !accumulates {
-            (PARTIAL_SUMS / chunk_cols / tiles.mr * tiles.mr).max(tiles.mr)
-        } else {
-            product.rows
-        };
-        Plan { chunk_rows, chunk_cols, chunk_units }
+        let round = |rows: usize| (rows / tiles.mr * tiles.mr).max(tiles.mr);
+        if packs_rows {
+            let chunk_rows = round(CHUNK_ROW_UNITS / most_units).min(product.rows);
+            return Plan { chunk_rows, chunk_cols, chunk_units: most_units, packs_rows };
+        }
+        let chunk_units = part((CHUNK_UNITS / chunk_cols).max(BLOCK_UNITS));
+        let waits = chunk_units < units && !accumulates;
+        let chunk_rows = if waits { round(PARTIAL_SUMS / chunk_cols) } else { product.rows };
+        Plan { chunk_rows, chunk_cols, chunk_units, packs_rows }
     }
 }
 
@@ -167,6 +181,14 @@ struct Chunk {
     rows: Range<usize>,
     cols: Range<usize>,
     units: Range<usize>,
+}
+
+/// The packed operands of a chunk.
+#[derive(Clone, Copy)]
+struct Packed<'a> {
+    panels: &'a [u32],
+    /// If the plan says so.
+    rows: &'a [u32],
 }
 
 /// A part of a chunk: row tiles and panels, counted inside the chunk.
@@ -184,15 +206,14 @@ struct Run<'a, 'b, F> {
 }
 
 impl<F: Finish> Run<'_, '_, F> {
-    fn chunk(&self, chunk: Chunk, packed: &mut [u32], partial: &mut [f32]) {
+    fn chunk(&self, chunk: Chunk, packed: &mut [u32], packed_rows: &mut [u32], partial: &mut [f32]) {
         let (mr, nr) = (self.tiles.mr, self.tiles.nr);
+        self.pack(&chunk, packed, packed_rows);
         let panels = match self.product.b {
             Columns::Panels(panels) => panels,
-            Columns::View(_) | Columns::PairPanels(_) => {
-                self.pack(&chunk, packed);
-                packed
-            }
+            Columns::View(_) | Columns::PairPanels(_) => packed,
         };
+        let operands = Packed { panels, rows: packed_rows };
         let n_tiles = chunk.rows.len().div_ceil(mr);
         let n_panels = chunk.cols.len().div_ceil(nr);
         let workers = self.machine.pool.n_threads();
@@ -210,44 +231,80 @@ impl<F: Finish> Run<'_, '_, F> {
                 tiles: part(n_tiles, row_tasks, index / col_tasks),
                 panels: part(n_panels, col_tasks, index % col_tasks),
             };
-            self.task(&chunk, &task, panels, &partial, worker);
+            self.task(&chunk, &task, operands, &partial, worker);
         });
     }
 
-    /// Packs the chunk's columns.
-    fn pack(&self, chunk: &Chunk, packed: &mut [u32]) {
-        let nr = self.tiles.nr;
+    /// Packs the chunk's columns, and its rows if all workers do that together.
+    fn pack(&self, chunk: &Chunk, packed: &mut [u32], packed_rows: &mut [u32]) {
+        let (mr, nr) = (self.tiles.mr, self.tiles.nr);
         let units = chunk.units.len();
-        let n_panels = chunk.cols.len().div_ceil(nr);
-        let panel_len = nr * units;
-        if panel_len == 0 {
+        if units == 0 {
             return;
         }
-        let per_task = (PACK_UNITS / panel_len).max(1);
-        let packed = SharedMut::new(packed);
-        self.machine.pool.run(n_panels.div_ceil(per_task), &|index, _| {
-            let panels = index * per_task..n_panels.min((index + 1) * per_task);
-            // SAFETY: each task has panels of its own.
-            let dst = unsafe { packed.range_mut(panels.start * panel_len..panels.end * panel_len) };
-            match self.product.b {
-                Columns::View(view) => {
-                    let items =
-                        chunk.cols.start + panels.start * nr..chunk.cols.end.min(chunk.cols.start + panels.end * nr);
-                    let k = self.elements(&chunk.units);
-                    pack::panels(self.machine.isa, &Block { view, unit: self.product.unit, items, k }, nr, dst);
-                }
-                Columns::PairPanels(pairs) => {
-                    let all = Unit::Pair.count(self.product.k);
-                    for (panel, dst) in panels.zip(dst.chunks_exact_mut(panel_len)) {
-                        let panel = chunk.cols.start / nr + panel;
-                        let first = (panel * all + chunk.units.start / 2) * nr;
-                        let src = &pairs[first..][..units.div_ceil(2) * nr];
-                        pack::widen_pairs(self.machine.isa, src, nr, dst);
-                    }
-                }
-                Columns::Panels(_) => {}
+        let is_packed = matches!(self.product.b, Columns::Panels(_));
+        let n_panels = if is_packed { 0 } else { chunk.cols.len().div_ceil(nr) };
+        let n_tiles = if self.plan.packs_rows { chunk.rows.len().div_ceil(mr) } else { 0 };
+        let per_task = (PACK_UNITS / (nr * units)).max(1);
+        let col_tasks = n_panels.div_ceil(per_task);
+        let workers = self.machine.pool.n_threads();
+        let tiles_per_task = n_tiles.div_ceil(workers).clamp(1, PACK_TILES);
+        let (packed, packed_rows) = (SharedMut::new(packed), SharedMut::new(packed_rows));
+        self.machine.pool.run(col_tasks + n_tiles.div_ceil(tiles_per_task), &|index, _| {
+            if index < col_tasks {
+                let panels = index * per_task..n_panels.min((index + 1) * per_task);
+                // SAFETY: each task has panels of its own.
+                let dst = unsafe { packed.range_mut(panels.start * nr * units..panels.end * nr * units) };
+                self.pack_panels(chunk, panels, dst);
+            } else {
+                let first = (index - col_tasks) * tiles_per_task;
+                let tiles = first..n_tiles.min(first + tiles_per_task);
+                // SAFETY: each task has tiles of its own.
+                let dst = unsafe { packed_rows.range_mut(tiles.start * mr * units..tiles.end * mr * units) };
+                let rows = chunk.rows.start + tiles.start * mr..chunk.rows.end.min(chunk.rows.start + tiles.end * mr);
+                self.pack_row_panels(&chunk.units, &rows, chunk.cols.start == 0, dst);
             }
         });
+    }
+
+    /// Packs some panels of the chunk's columns.
+    fn pack_panels(&self, chunk: &Chunk, panels: Range<usize>, dst: &mut [u32]) {
+        let (nr, units) = (self.tiles.nr, chunk.units.len());
+        match self.product.b {
+            Columns::View(view) => {
+                let first = chunk.cols.start + panels.start * nr;
+                let items = first..chunk.cols.end.min(chunk.cols.start + panels.end * nr);
+                let k = self.elements(&chunk.units);
+                pack::panels(self.machine.isa, &Block { view, unit: self.product.unit, items, k }, nr, dst);
+            }
+            Columns::PairPanels(pairs) => {
+                let all = Unit::Pair.count(self.product.k);
+                for (panel, dst) in panels.zip(dst.chunks_exact_mut(nr * units)) {
+                    let panel = chunk.cols.start / nr + panel;
+                    let first = (panel * all + chunk.units.start / 2) * nr;
+                    let src = &pairs[first..][..units.div_ceil(2) * nr];
+                    pack::widen_pairs(self.machine.isa, src, nr, dst);
+                }
+            }
+            Columns::Panels(_) => {}
+        }
+    }
+
+    /// Packs some rows that run across memory, and adds them to the row sums if asked to.
+    fn pack_row_panels(&self, units: &Range<usize>, rows: &Range<usize>, sums_too: bool, dst: &mut [u32]) {
+        let (mr, unit, isa) = (self.tiles.mr, self.product.unit, self.machine.isa);
+        let block = Block { view: self.product.a, unit, items: rows.clone(), k: self.elements(units) };
+        pack::panels(isa, &block, mr, dst);
+        if let Target::Accumulate { row_sums: Some(sums), .. } = self.target
+            && sums_too
+            && !units.is_empty()
+        {
+            // SAFETY: only the one task with these rows and the first columns comes here.
+            let sums = unsafe { sums.range_mut(rows.clone()) };
+            for (panel, sums) in dst.chunks_exact(mr * units.len()).zip(sums.chunks_mut(mr)) {
+                pack::add_panel_sums(isa, unit, panel, mr, sums);
+            }
+        }
     }
 
     /// The elements along `k` that some units hold.
@@ -256,13 +313,17 @@ impl<F: Finish> Run<'_, '_, F> {
         (units.start * per_unit).min(self.product.k)..(units.end * per_unit).min(self.product.k)
     }
 
-    fn task(&self, chunk: &Chunk, task: &Task, panels: &[u32], partial: &SharedMut<'_, f32>, worker: usize) {
+    fn task(&self, chunk: &Chunk, task: &Task, packed: Packed<'_>, partial: &SharedMut<'_, f32>, worker: usize) {
         let (mr, nr) = (self.tiles.mr, self.tiles.nr);
         let rows = chunk.rows.start + task.tiles.start * mr..chunk.rows.end.min(chunk.rows.start + task.tiles.end * mr);
         let n_blocks = chunk.units.len().div_ceil(BLOCK_UNITS).max(1);
         let block_units = chunk.units.len().div_ceil(n_blocks);
         let direct = self.product.a.direct(self.product.unit, self.product.k);
-        let a_len = if direct.is_some() { 0 } else { task.tiles.len() * mr * (block_units + ROW_PADDING) };
+        let a_len = if direct.is_some() || self.plan.packs_rows {
+            0
+        } else {
+            task.tiles.len() * mr * (block_units + ROW_PADDING)
+        };
         let keeps_sums = n_blocks > 1 && self.whole_k(chunk) && matches!(self.target, Target::Finish(_));
         let sums_len = if keeps_sums { task.tiles.len() * mr * task.panels.len() * nr } else { 0 };
         self.machine.scratch.with(worker, a_len + sums_len + mr * nr, |memory: &mut [u32]| {
@@ -290,9 +351,14 @@ impl<F: Finish> Run<'_, '_, F> {
                         first: unsafe { a.add(rows.start * a_row + units.start) },
                         pitch: a_row,
                     },
-                    None => self.pack_rows(chunk, task, &rows, &units, a_block),
+                    None if self.plan.packs_rows => RowUnits {
+                        layout: Rows::Panel,
+                        first: packed.rows[task.tiles.start * mr * units.len()..].as_ptr(),
+                        pitch: 0,
+                    },
+                    None => self.pack_rows(&rows, &units, a_block),
                 };
-                self.block(&Step { chunk, task, rows: &rows, units, a, kept }, panels, edge);
+                self.block(&Step { chunk, task, rows: &rows, units, a, kept }, packed.panels, edge);
             }
         });
     }
@@ -303,34 +369,15 @@ impl<F: Finish> Run<'_, '_, F> {
     }
 
     /// Packs a task's rows for one block of `k`.
-    fn pack_rows(
-        &self,
-        chunk: &Chunk,
-        task: &Task,
-        rows: &Range<usize>,
-        units: &Range<usize>,
-        dst: &mut [u32],
-    ) -> RowUnits {
-        let mr = self.tiles.mr;
+    fn pack_rows(&self, rows: &Range<usize>, units: &Range<usize>, dst: &mut [u32]) -> RowUnits {
         let (view, unit) = (self.product.a, self.product.unit);
-        let block = Block { view, unit, items: rows.clone(), k: self.elements(units) };
         if view.order == Order::KInner {
             let pitch = units.len() + ROW_PADDING;
+            let block = Block { view, unit, items: rows.clone(), k: self.elements(units) };
             pack::rows(self.machine.isa, &block, pitch, dst);
             return RowUnits { layout: Rows::Strided, first: dst.as_ptr(), pitch };
         }
-        pack::panels(self.machine.isa, &block, mr, dst);
-        if let Target::Accumulate { row_sums: Some(sums), .. } = self.target
-            && chunk.cols.start == 0
-            && task.panels.start == 0
-            && !units.is_empty()
-        {
-            // SAFETY: only the one task with these rows and the first panel comes here.
-            let sums = unsafe { sums.range_mut(rows.clone()) };
-            for (panel, sums) in dst.chunks_exact(mr * units.len()).zip(sums.chunks_mut(mr)) {
-                pack::add_panel_sums(self.machine.isa, unit, panel, mr, sums);
-            }
-        }
+        self.pack_row_panels(units, rows, false, dst);
         RowUnits { layout: Rows::Panel, first: dst.as_ptr(), pitch: 0 }
     }
 
