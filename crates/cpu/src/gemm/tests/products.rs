@@ -174,8 +174,10 @@ fn products_beyond_one_chunk_continue_their_chains() {
 fn gradients_beyond_one_chunk_continue_their_chains() {
     let setups = Setup::all();
     let mut random = Random(4);
-    let (rows, cols) = (40, 1100);
-    for (unit, k) in [(Unit::F32, 2101), (Unit::Pair, 4201)] {
+    // Several chunks of `k` and of columns, then of `k` and of rows.
+    for (unit, [rows, cols, k]) in
+        [(Unit::F32, [40, 3000, 1101]), (Unit::Pair, [40, 3000, 2201]), (Unit::F32, [10_100, 33, 401])]
+    {
         let a = Operand::<bf16>::new(&mut random, rows, k, Order::KOuter, 0);
         let b = Operand::<bf16>::new(&mut random, cols, k, Order::KOuter, 0);
         let (a_rows, b_rows) = (a.rows(rows), b.rows(cols));
@@ -188,7 +190,7 @@ fn gradients_beyond_one_chunk_continue_their_chains() {
             row_sums: Some(SharedMut::new(&mut sums)),
         };
         multiply(setup.machine(), &product, &target);
-        for r in [0, 13, 14, rows - 1] {
+        for r in [0, 13, 14, rows / 2, rows - 1] {
             let expected: Vec<f32> =
                 (0..cols).map(|c| chain(setup.isa, unit, 0.25, k, |k| a_rows[r][k], |k| b_rows[c][k])).collect();
             assert_bits(&out[r * cols..][..cols], &expected, &(unit, r));
