@@ -231,7 +231,13 @@ fn weigh<S: Simd>(
     let rows = weights.iter_mut().zip(d_scores).zip(lse.iter().zip(delta));
     for (r, ((weights, d_scores), (lse, delta))) in rows.enumerate() {
         let (lse, delta, zero) = (s.splat(*lse), s.splat(*delta), s.splat(0.0));
+        let end = seen.map_or(KEYS, |(_, ends)| ends[r] as usize);
         for i in (0..KEYS).step_by(S::LANES) {
+            if i >= end {
+                s.store(zero, &mut weights[i..]);
+                s.store(zero, &mut d_scores[i..]);
+                continue;
+            }
             let mut weight = exp(s, s.sub(s.load(&weights[i..]), lse));
             let mut d_score = s.mul(weight, s.sub(s.load(&d_scores[i..]), delta));
             if let Some((from, ends)) = seen {

@@ -187,6 +187,9 @@ impl<'a> QueryTile<'a> {
                 let (from, end) = (s.splat(from[r] as f32), s.splat(ends[r] as f32));
                 let nothing = s.splat(f32::NEG_INFINITY);
                 for i in (0..KEYS).step_by(S::LANES) {
+                    if i >= ends[r] as usize {
+                        break;
+                    }
                     let place = s.load(&PLACES[i..]);
                     let x = s.select_lt(place, end, s.load(&scores[i..]), nothing);
                     let x = s.select_lt(place, from, nothing, x);
@@ -210,7 +213,12 @@ impl<'a> QueryTile<'a> {
         for (r, scores) in scores.iter_mut().enumerate() {
             let shift = s.splat(if self.max[r] == f32::NEG_INFINITY { 0.0 } else { self.max[r] });
             let mut total = s.splat(0.0);
+            let end = seen.map_or(KEYS, |(_, ends)| ends[r] as usize);
             for i in (0..KEYS).step_by(S::LANES) {
+                if i >= end {
+                    s.store(s.splat(0.0), &mut scores[i..]);
+                    continue;
+                }
                 let weight = exp(s, s.sub(s.load(&scores[i..]), shift));
                 s.store(weight, &mut scores[i..]);
                 total = s.add(total, weight);
