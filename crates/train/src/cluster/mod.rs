@@ -26,6 +26,7 @@ use verve_model::{ModelConfig, Recompute, presets};
 use crate::error::{Result, TrainError};
 pub use devices::Devices;
 use layout::Sizes;
+pub(crate) use text::{duration, grouped};
 
 #[cfg(test)]
 mod tests;
