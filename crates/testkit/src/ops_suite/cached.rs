@@ -160,6 +160,8 @@ fn layers() -> Vec<Layer> {
         layer((6, 2), 64, Some(100), &[200]),
         layer((2, 1), 10, Some(1), &[70, 5]),
         layer((1, 1), 32, None, &[260, 128]),
+        // More query heads of one key/value head than any tile has rows.
+        layer((70, 1), 16, Some(40), &[2, 67]),
     ]
 }
 

@@ -22,11 +22,13 @@ pub(super) use tile::{Block, QueryTile};
 pub(super) const KEYS: usize = KV_BLOCK;
 
 /// Columns of working memory for vectors of `d_head` elements: whole vectors at every level.
+#[inline(always)]
 pub(super) fn padded(d_head: usize) -> usize {
     d_head.next_multiple_of(16)
 }
 
 /// First position that the query at `position` sees.
+#[inline(always)]
 pub(super) fn first_visible(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |window| (position + 1).saturating_sub(window))
 }
@@ -43,6 +45,7 @@ static PLACES: [f32; KEYS] = {
 };
 
 /// Splits `len` elements off the front of a piece of working memory.
+#[inline(always)]
 fn take<'a>(memory: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     let (front, rest) = std::mem::take(memory).split_at_mut(len);
     *memory = rest;
