@@ -281,7 +281,7 @@ fn assumptions(request: &Request, layout: Layout, micro_batches: u64, recompute:
     if layout.pipeline > 1 {
         let idle = (layout.pipeline - 1) as f64 / (micro_batches + layout.pipeline - 1) as f64;
         told.push(format!(
-            "of the time, {:.0}% is the pipeline filling and draining; the share of the peak includes it",
+            "of the time, {:.1}% is the pipeline filling and draining; the share of the peak includes it",
             idle * 100.0
         ));
     }

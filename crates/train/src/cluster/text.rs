@@ -62,7 +62,7 @@ impl fmt::Display for ClusterPlan {
             (
                 "micro-batch",
                 format!(
-                    "{} rows of {} tokens; {} for each copy in a step",
+                    "{} x {} tokens, {} for each copy in a step",
                     self.micro_batch, model.n_ctx, self.micro_batches
                 ),
             ),

@@ -6,10 +6,10 @@ use super::html::{escape, number};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 58.0;
+const LEFT: f64 = 70.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
-const BOTTOM: f64 = 34.0;
+const BOTTOM: f64 = 36.0;
 
 /// How values are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,12 +131,14 @@ impl Chart {
         let _ = write!(
             out,
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\" data-x0=\"{}\" data-x1=\"{}\" \
-             data-y0=\"{}\" data-y1=\"{}\" data-log=\"{}\"><title id=\"{id}-t\">{title}</title><desc id=\"{id}-d\">{}</desc>\n",
+             data-y0=\"{}\" data-y1=\"{}\" data-log=\"{}\" data-box=\"{LEFT} {} {TOP} {}\"><title id=\"{id}-t\">{title}</title><desc id=\"{id}-d\">{}</desc>\n",
             x.low,
             x.high,
             y.low,
             y.high,
             u8::from(y.log),
+            WIDTH - RIGHT,
+            HEIGHT - BOTTOM,
             escape(&self.description)
         );
         grid(out, &x, &y);
@@ -177,21 +179,19 @@ fn grid(out: &mut String, x: &Axis, y: &Axis) {
                 "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>",
                 WIDTH - RIGHT,
                 LEFT - 8.0,
-                at + 4.0,
+                at + 5.0,
                 number(tick)
             );
         }
     }
     for tick in x.ticks(6.0).into_iter().filter(|tick| tick.fract() == 0.0) {
         if let Some(at) = x.place(tick).map(px) {
-            let _ = write!(out, "<text class=\"x\" x=\"{at:.1}\" y=\"{}\">{}</text>", HEIGHT - 14.0, number(tick));
+            let _ = write!(out, "<text class=\"x\" x=\"{at:.1}\" y=\"{}\">{}</text>", HEIGHT - 12.0, number(tick));
         }
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<text class=\"axis\" x=\"{}\" y=\"{}\">step</text><line class=\"base\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\"/></g>\n",
-        WIDTH - RIGHT,
-        HEIGHT - 1.0,
+        "<line class=\"base\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\"/></g>",
         WIDTH - RIGHT,
         at = HEIGHT - BOTTOM
     );
@@ -256,18 +256,19 @@ pub(super) fn decimate(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     kept
 }
 
-/// Exponential moving average over about `window` values, without the bias of its beginning. Values that are not finite
-/// are passed through and do not count.
+/// Exponential moving average over about `window` values, and fewer at the beginning, where a curve falls fast. Values
+/// that are not finite stay and do not count.
 pub(super) fn smooth(points: &[(f64, f64)], window: f64) -> Vec<(f64, f64)> {
-    let keep = 1.0 - 2.0 / (window.max(1.0) + 1.0);
-    let (mut mean, mut weight) = (0.0, 0.0);
+    let mut mean = 0.0;
+    let mut seen = 0.0f64;
     let average = |&(x, y): &(f64, f64)| {
         if !y.is_finite() {
             return (x, f64::NAN);
         }
-        mean = keep * mean + (1.0 - keep) * y;
-        weight = keep * weight + (1.0 - keep);
-        (x, mean / weight)
+        let window = window.max(1.0).min(1.0 + seen / 5.0);
+        seen += 1.0;
+        mean += 2.0 / (window + 1.0) * (y - mean);
+        (x, mean)
     };
     points.iter().map(average).collect()
 }

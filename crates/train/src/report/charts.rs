@@ -39,7 +39,15 @@ fn loss(data: &RunData, raw: Vec<(f64, f64)>, window: f64) -> Chart {
     if !held.is_empty() {
         series.push(Series { name: "held-out", class: "held", points: held, dots: true });
     }
-    Chart { id: "loss", title: "Loss", unit: "nats per token", description, scale: Scale::Linear, series, figures }
+    Chart {
+        id: "loss",
+        title: "Loss",
+        unit: "nats per token, by step",
+        description,
+        scale: Scale::Linear,
+        series,
+        figures,
+    }
 }
 
 fn lr(points: Vec<(f64, f64)>) -> Chart {
@@ -50,7 +58,7 @@ fn lr(points: Vec<(f64, f64)>) -> Chart {
     Chart {
         id: "lr",
         title: "Learning rate",
-        unit: "",
+        unit: "by step",
         description: describe("Learning rate over steps.", &figures),
         scale: Scale::FromZero,
         series: vec![Series { name: "learning rate", class: "main", points, dots: false }],
@@ -68,7 +76,7 @@ fn norm(raw: Vec<(f64, f64)>, window: f64) -> Chart {
     Chart {
         id: "norm",
         title: "Gradient norm",
-        unit: if spiky { "before clipping, logarithmic" } else { "before clipping" },
+        unit: if spiky { "before clipping, by step, logarithmic" } else { "before clipping, by step" },
         description: describe("Global norm of the gradient over steps.", &figures),
         scale: if spiky { Scale::Log } else { Scale::FromZero },
         series: raw_and_smooth(raw, window),
@@ -84,7 +92,7 @@ fn speed(raw: Vec<(f64, f64)>, window: f64) -> Chart {
     Chart {
         id: "speed",
         title: "Throughput",
-        unit: "tokens per second",
+        unit: "tokens per second, by step",
         description: describe("Training tokens per second over steps.", &figures),
         scale: Scale::FromZero,
         series: raw_and_smooth(raw, window),

@@ -30,10 +30,10 @@ pub(super) fn number(value: f64) -> String {
         0.0 => "0".to_owned(),
         1000.0.. => trim(&short(size), value < 0.0),
         0.01.. => {
-            let digits = if size >= 100.0 { 1 } else { 3 };
+            let digits = if size >= 10.0 { 1 } else { 3 };
             trim(&format!("{size:.digits$}"), value < 0.0)
         }
-        _ => format!("{value:.1e}"),
+        _ => format!("{value:.1e}").replace(".0e", "e"),
     }
 }
 

@@ -161,7 +161,7 @@ fn evaluations(out: &mut String, evals: &[Eval]) {
     out.push_str("<h2>Evaluations</h2>\n<div class=\"scroll\" tabindex=\"0\"><table><caption class=\"sr\">Evaluations on held-out text</caption>\
                   <tr><th class=\"n\" scope=\"col\">Step</th><th class=\"n\" scope=\"col\">Tokens</th><th class=\"n\" scope=\"col\">Loss</th>\
                   <th class=\"n\" scope=\"col\">Perplexity</th><th class=\"n\" scope=\"col\">Bits per byte</th></tr>");
-    for eval in thinned(evals, 40) {
+    for eval in thinned(evals, 20) {
         let _ = write!(
             out,
             "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{:.4}</td><td class=\"n\">{}</td><td class=\"n\">{:.3}</td></tr>",
