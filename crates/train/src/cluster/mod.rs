@@ -224,14 +224,14 @@ fn check(request: &Request) -> Result<()> {
 
 /// Tokens of a step: Brown et al. 2020, table 2.1, in powers of two; less for models below 100M.
 fn usual_batch(n_params: u64) -> u64 {
-    match n_params {
-        ..20_000_000 => 16_384,
-        ..100_000_000 => 131_072,
-        ..1_000_000_000 => 524_288,
-        ..5_000_000_000 => 1_048_576,
-        ..100_000_000_000 => 2_097_152,
-        _ => 3_276_800,
-    }
+    const BY_SIZE: [(u64, u64); 5] = [
+        (20_000_000, 16_384),
+        (100_000_000, 131_072),
+        (1_000_000_000, 524_288),
+        (5_000_000_000, 1_048_576),
+        (100_000_000_000, 2_097_152),
+    ];
+    BY_SIZE.iter().find(|(below, _)| n_params < *below).map_or(3_276_800, |(_, tokens)| *tokens)
 }
 
 /// Work with recomputation for each unit without: whole blocks again are a third forward pass beside the backward's two.

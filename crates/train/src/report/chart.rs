@@ -119,19 +119,19 @@ impl Chart {
         let y = Axis::of(all().map(|p| p.1), self.scale);
         let (id, title) = (self.id, escape(self.title));
         // Writing to a string does not fail.
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<figure id=\"{id}\"><figcaption><h3>{title}</h3><span class=\"unit\">{}</span></figcaption>\n",
+            "<figure id=\"{id}\"><figcaption><h3>{title}</h3><span class=\"unit\">{}</span></figcaption>",
             escape(self.unit)
         );
         if finite == 0 {
-            let _ = write!(out, "<p class=\"none\">No values yet.</p></figure>\n");
+            let _ = writeln!(out, "<p class=\"none\">No values yet.</p></figure>");
             return;
         }
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\" data-x0=\"{}\" data-x1=\"{}\" \
-             data-y0=\"{}\" data-y1=\"{}\" data-log=\"{}\" data-box=\"{LEFT} {} {TOP} {}\"><title id=\"{id}-t\">{title}</title><desc id=\"{id}-d\">{}</desc>\n",
+             data-y0=\"{}\" data-y1=\"{}\" data-log=\"{}\" data-box=\"{LEFT} {} {TOP} {}\"><title id=\"{id}-t\">{title}</title><desc id=\"{id}-d\">{}</desc>",
             x.low,
             x.high,
             y.low,

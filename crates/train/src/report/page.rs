@@ -23,16 +23,18 @@ pub(super) fn render(data: &RunData) -> String {
     let mut out = String::with_capacity(1 << 18);
     let name = escape(&data.name);
     // Writing to a string does not fail, here and below.
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\
-         <meta name=\"referrer\" content=\"no-referrer\"><title>{name} - verve run</title>\n<style>\n{STYLE}</style></head><body><main>\n<h1>{name}</h1><p class=\"sub\">{}</p>\n",
+         <meta name=\"referrer\" content=\"no-referrer\"><title>{name} - verve run</title>\n<style>\n{STYLE}</style></head><body><main>\n<h1>{name}</h1><p class=\"sub\">{}</p>",
         escape(&state(data))
     );
     if !data.warnings.is_empty() {
         out.push_str("<div class=\"warn\" role=\"note\"><ul>");
-        data.warnings.iter().for_each(|warning| drop(write!(out, "<li>{}</li>", escape(warning))));
+        for warning in &data.warnings {
+            let _ = write!(out, "<li>{}</li>", escape(warning));
+        }
         out.push_str("</ul></div>\n");
     }
     headline(&mut out, data);
@@ -45,9 +47,9 @@ pub(super) fn render(data: &RunData) -> String {
     manifest(&mut out, data);
     memory(&mut out, data);
     settings(&mut out, data);
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<footer>Written by verve {}.</footer>\n</main>\n<script>\n{SCRIPT}</script>\n</body></html>\n",
+        "<footer>Written by verve {}.</footer>\n</main>\n<script>\n{SCRIPT}</script>\n</body></html>",
         env!("CARGO_PKG_VERSION")
     );
     out
@@ -131,9 +133,9 @@ fn samples(out: &mut String, data: &RunData) {
         return;
     }
     if data.n_samples > data.samples.len() {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<p class=\"none\">{} of {} samples.</p>\n",
+            "<p class=\"none\">{} of {} samples.</p>",
             data.samples.len(),
             grouped(data.n_samples as u64)
         );
@@ -144,9 +146,9 @@ fn samples(out: &mut String, data: &RunData) {
             shown.push_str(" ...");
         }
         let prompt: String = sample.prompt.chars().take(SAMPLE_CHARS).collect();
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<article class=\"sample\"><h3>Step {}</h3><p dir=\"auto\"><b>{}</b>{}</p></article>\n",
+            "<article class=\"sample\"><h3>Step {}</h3><p dir=\"auto\"><b>{}</b>{}</p></article>",
             grouped(sample.step),
             escape(&prompt),
             escape(&shown)
@@ -232,9 +234,9 @@ fn manifest(out: &mut String, data: &RunData) {
     }
     out.push_str("</table></div>\n");
     if manifest.shards.len() > MOST_SHARDS {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<p class=\"none\">The first {MOST_SHARDS} of {} shards; the rest is in data.json.</p>\n",
+            "<p class=\"none\">The first {MOST_SHARDS} of {} shards; the rest is in data.json.</p>",
             manifest.shards.len()
         );
     }
@@ -256,9 +258,9 @@ fn memory(out: &mut String, data: &RunData) {
         );
     }
     let total = rows.iter().fold(0u64, |sum, row| sum.saturating_add(row.1));
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<tr><th scope=\"row\">total</th><td class=\"n\">{}</td></tr></table></div>\n",
+        "<tr><th scope=\"row\">total</th><td class=\"n\">{}</td></tr></table></div>",
         crate::config::bytes(total)
     );
 }
