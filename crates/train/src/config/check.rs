@@ -15,6 +15,8 @@ impl RunConfig {
         self.check_optimizer()?;
         self.check_schedule()?;
         self.check_intervals()?;
+        // The largest that TOML can hold.
+        whole("run", "seed", self.run.seed, 0..=i64::MAX as u64)?;
         if let Some(share) = self.data.held_out {
             real("data", "held_out", share, 0.0..=0.9)?;
         }

@@ -9,11 +9,15 @@ use verve_model::{ModelConfig, Recompute};
 use crate::error::{Result, TrainError};
 use crate::schedule::DecayCurve;
 
+mod batch;
 mod check;
+mod memory;
+mod model;
 mod parse;
 mod resolve;
 
-pub use resolve::{Known, RunPlan};
+pub(crate) use memory::bytes;
+pub use resolve::{Known, RunPlan, Schedule};
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +54,10 @@ pub struct RunConfig {
 pub struct ModelSettings(toml::Table);
 
 impl ModelSettings {
+    pub(crate) fn table(&self) -> &toml::Table {
+        &self.0
+    }
+
     /// True when nothing is set, so that the model is to be chosen.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -112,15 +120,16 @@ pub struct RunSettings {
     pub seed: u64,
     /// Type of weights and activations.
     pub dtype: Dtype,
-    /// What the backward computes again instead of keeping it.
-    pub recompute: Recompute,
+    /// What the backward computes again instead of keeping it; as little as memory allows if left out. Every level gives
+    /// the same bits.
+    pub recompute: Option<Recompute>,
     /// A model folder to start from instead of random weights.
     pub init: Option<PathBuf>,
 }
 
 impl Default for RunSettings {
     fn default() -> Self {
-        Self { seed: 0, dtype: Dtype::Bf16, recompute: Recompute::None, init: None }
+        Self { seed: 0, dtype: Dtype::Bf16, recompute: None, init: None }
     }
 }
 
@@ -276,12 +285,12 @@ pub struct CheckpointSettings {
     pub every_minutes: f64,
     /// How many of the newest are kept, beside the one with the lowest held-out loss.
     pub keep_last: usize,
-    /// How they are written.
-    pub write: WriteMode,
+    /// How they are written; in the background if memory allows and nothing is said.
+    pub write: Option<WriteMode>,
 }
 
 impl Default for CheckpointSettings {
     fn default() -> Self {
-        Self { every_steps: None, every_minutes: 10.0, keep_last: 2, write: WriteMode::Background }
+        Self { every_steps: None, every_minutes: 10.0, keep_last: 2, write: None }
     }
 }
