@@ -8,10 +8,14 @@ use clap::Parser;
 mod args;
 mod commands;
 mod device;
+mod interrupt;
 mod machine;
 mod output;
-mod run_on;
+mod progress;
 mod units;
+
+/// Version and commit, as they stand in run folders and benchmark lines.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("VERVE_COMMIT"), ")");
 
 fn main() -> ExitCode {
     let args = args::Verve::parse();

@@ -18,6 +18,7 @@ mod observer;
 mod run;
 pub mod report;
 pub mod schedule;
+pub mod speed;
 mod state;
 mod step;
 mod verify;

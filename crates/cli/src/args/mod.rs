@@ -16,17 +16,13 @@ use crate::units;
 
 /// Train a GPT on your own text and generate from it.
 #[derive(Debug, Parser)]
-#[command(name = "verve", version = commands_version(), about, propagate_version = true)]
+#[command(name = "verve", version = crate::VERSION, about, propagate_version = true)]
 #[command(after_help = "Start here:  verve quickstart\nExit codes:  0 done, 1 failed, 2 wrong usage")]
 pub struct Verve {
     #[command(flatten)]
     pub machine: MachineArgs,
     #[command(subcommand)]
     pub command: Command,
-}
-
-fn commands_version() -> &'static str {
-    env!("CARGO_PKG_VERSION")
 }
 
 /// What the program may use of the machine.
@@ -45,7 +41,7 @@ pub enum Command {
     /// Train a small GPT on text found on this machine for about two minutes, then generate from it
     Quickstart(QuickstartArgs),
     /// Train a model: raw text in, model out
-    Train(TrainArgs),
+    Train(Box<TrainArgs>),
     /// Generate text from a model
     Generate(GenerateArgs),
     /// Train, use and look into tokenizers

@@ -18,9 +18,9 @@ pub enum Dtype {
 
 #[derive(Debug, Args)]
 pub struct QuickstartArgs {
-    /// Run folder
-    #[arg(long, value_name = "DIR", default_value = "runs/quickstart")]
-    pub out: PathBuf,
+    /// Run folder [default: runs/quickstart, or with a number behind it if that is taken]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// Minutes to train
     #[arg(long, value_name = "MINUTES", default_value = "2", value_parser = units::positive)]
     pub minutes: f64,
@@ -33,7 +33,7 @@ pub struct QuickstartArgs {
 pub struct TrainArgs {
     #[command(flatten)]
     pub text: TextArgs,
-    /// Run folder; must be empty or absent unless --resume
+    /// Run folder; must be empty or absent unless --resume [default with --config NAME.toml: runs/NAME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Settings as TOML; flags given here win over the file

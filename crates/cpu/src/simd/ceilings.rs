@@ -45,6 +45,15 @@ impl Ceilings {
         })
     }
 
+    /// The peak of matrix products alone, GFLOP/s, for elements of `elem_bytes` bytes; takes half a second and no memory.
+    pub fn measure_product(pool: &Pool, isa: Isa, elem_bytes: usize) -> f64 {
+        if elem_bytes == 2 && isa.features().bf16_dot {
+            arithmetic(pool, &|n| peak_bf16(isa, n))
+        } else {
+            arithmetic(pool, &|n| peak_f32(isa, n))
+        }
+    }
+
     /// The peak that matrix products in a type of `elem_bytes` bytes can reach at most, GFLOP/s.
     pub fn product_gflops(&self, elem_bytes: usize) -> f64 {
         if elem_bytes == 2 { self.bf16_gflops.unwrap_or(self.f32_gflops) } else { self.f32_gflops }

@@ -68,6 +68,14 @@ impl ModelSettings {
         self.0 = toml::Table::from_iter([("preset".to_owned(), toml::Value::from(name))]);
     }
 
+    /// Width of the model, where it is said: by its key, or by a preset that exists.
+    pub fn width(&self) -> Option<usize> {
+        match self.0.get("d_model") {
+            Some(value) => usize::try_from(value.as_integer()?).ok(),
+            None => Some(ModelConfig::preset(self.0.get("preset")?.as_str()?, None).ok()?.d_model),
+        }
+    }
+
     /// Replaces the context length, whatever the rest is.
     pub fn set_context(&mut self, n_ctx: usize) {
         let value = i64::try_from(n_ctx).unwrap_or(i64::MAX);

@@ -1,0 +1,173 @@
+//! The lines of `--prompts` and of `--out`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use verve_engine::{Finish, FinishReason, SamplingParams};
+
+/// Longest prompts file that is read.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// One line of the prompts file. What is left out is as on the command line.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptLine {
+    pub prompt: String,
+    max_tokens: Option<usize>,
+    temperature: Option<f32>,
+    top_k: Option<usize>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    logit_bias: Option<BTreeMap<u32, f32>>,
+    stop: Option<Stop>,
+    seed: Option<u64>,
+    logprobs: Option<usize>,
+    ignore_eos: Option<bool>,
+}
+
+/// One stop string or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Stop {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl PromptLine {
+    /// The line's settings over those of the command line.
+    pub fn params(&self, defaults: &SamplingParams) -> SamplingParams {
+        let d = defaults.clone();
+        SamplingParams {
+            temperature: self.temperature.unwrap_or(d.temperature),
+            top_k: self.top_k.unwrap_or(d.top_k),
+            top_p: self.top_p.unwrap_or(d.top_p),
+            min_p: self.min_p.unwrap_or(d.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(d.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(d.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(d.frequency_penalty),
+            logit_bias: self
+                .logit_bias
+                .as_ref()
+                .map_or(d.logit_bias, |map| map.iter().map(|(k, v)| (*k, *v)).collect()),
+            stop: match &self.stop {
+                None => d.stop,
+                Some(Stop::One(text)) => vec![text.clone()],
+                Some(Stop::Many(texts)) => texts.clone(),
+            },
+            seed: self.seed.unwrap_or(d.seed),
+            max_tokens: self.max_tokens.unwrap_or(d.max_tokens),
+            n_logprobs: self.logprobs.or(d.n_logprobs),
+            ignore_eos: self.ignore_eos.unwrap_or(d.ignore_eos),
+        }
+    }
+}
+
+/// Reads all lines; empty ones are passed over.
+pub fn read(path: &Path) -> Result<Vec<PromptLine>> {
+    let about = || format!("cannot read {}", path.display());
+    let bytes = std::fs::metadata(path).with_context(about)?.len();
+    if bytes > MAX_BYTES {
+        bail!("{} has {bytes} bytes, more than the {MAX_BYTES} that are read at once: split it", path.display());
+    }
+    let text = std::fs::read(path).with_context(about)?;
+    let text = String::from_utf8(text).with_context(|| format!("{} is not UTF-8", path.display()))?;
+    let mut lines = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let line = serde_json::from_str(line).with_context(|| {
+            format!("{} line {}: expected an object such as {{\"prompt\": \"Once\"}}", path.display(), number + 1)
+        })?;
+        lines.push(line);
+    }
+    if lines.is_empty() {
+        bail!("{} holds no prompts: write one JSON object a line, such as {{\"prompt\": \"Once\"}}", path.display());
+    }
+    Ok(lines)
+}
+
+/// One line of the answers file.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct AnswerLine {
+    pub text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<&'static str>,
+    pub prompt_tokens: usize,
+    pub completion_tokens: usize,
+    pub seed: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub logprobs: Vec<TokenLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A token with its log-probability.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenLine {
+    pub id: u32,
+    pub token: String,
+    pub logprob: f32,
+    pub top: Vec<Alternative>,
+}
+
+/// A token that could have been chosen.
+#[derive(Debug, Clone, Serialize)]
+pub struct Alternative {
+    pub id: u32,
+    pub token: String,
+    pub logprob: f32,
+}
+
+impl AnswerLine {
+    /// Takes over how the answer ended.
+    pub fn finish(&mut self, finish: Finish) {
+        self.finish_reason = Some(reason(finish.reason));
+        self.prompt_tokens = finish.n_prompt;
+        self.completion_tokens = finish.n_generated;
+    }
+}
+
+/// Why an answer ended, in the words of the public API ("stop", "length"), and "cancelled".
+pub fn reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop | FinishReason::EndOfText => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Cancelled => "cancelled",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_replaces_only_what_it_names() {
+        let defaults = SamplingParams { temperature: 0.8, seed: 3, stop: vec!["x".into()], ..Default::default() };
+        let line: PromptLine = serde_json::from_str(
+            r#"{"prompt": "a", "temperature": 0, "stop": "\n", "logit_bias": {"5": -2.5}, "max_tokens": 4}"#,
+        )
+        .unwrap();
+        let params = line.params(&defaults);
+        assert_eq!((params.temperature, params.seed, params.max_tokens), (0.0, 3, 4));
+        assert_eq!(params.stop, ["\n"]);
+        assert_eq!(params.logit_bias, [(5, -2.5)]);
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.jsonl");
+        for (text, part) in [
+            ("{\"prompt\": \"a\"}\n\n{\"prompt\": 3}\n", "line 3"),
+            ("{\"prompt\": \"a\", \"temprature\": 1}", "temprature"),
+            ("\n", "no prompts"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let message = format!("{:#}", read(&path).unwrap_err());
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
