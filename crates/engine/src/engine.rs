@@ -36,6 +36,9 @@ impl Default for EngineOptions {
     }
 }
 
+/// Most tokens of a KV cache.
+const MAX_CACHE_TOKENS: usize = 1 << 31;
+
 /// The sizes that options mean for a model.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
@@ -72,8 +75,8 @@ impl EngineOptions {
         for (field, found, most) in [
             ("max_sequences", self.max_sequences, 1 << 12),
             ("max_rows", self.max_rows, 1 << 16),
-            ("cache_tokens", self.cache_tokens.unwrap_or(1), u32::MAX as usize),
-            ("max_context", self.max_context.unwrap_or(1), u32::MAX as usize),
+            ("cache_tokens", self.cache_tokens.unwrap_or(1), MAX_CACHE_TOKENS),
+            ("max_context", self.max_context.unwrap_or(1), MAX_CACHE_TOKENS),
         ] {
             if found == 0 || found > most {
                 return Err(EngineError::Option { field, found, allowed: format!("from 1 to {most}") });
@@ -85,6 +88,15 @@ impl EngineOptions {
             Some(tokens) => tokens.div_ceil(KV_BLOCK),
             None => self.max_sequences * max_blocks,
         };
+        // Places in the cache are numbered in 32 bits.
+        if n_blocks * KV_BLOCK > MAX_CACHE_TOKENS {
+            let found = n_blocks * KV_BLOCK;
+            return Err(EngineError::Option {
+                field: "cache_tokens",
+                found,
+                allowed: format!("from 1 to {MAX_CACHE_TOKENS}"),
+            });
+        }
         let limits = StepLimits { max_rows: self.max_rows, max_sequences: self.max_sequences, max_blocks };
         Ok(Sizes { limits, n_blocks, n_ctx })
     }

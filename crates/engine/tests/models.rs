@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use common::models::{Model, N_VOCAB, configs};
 use verve_cpu::{CpuBackend, CpuElem, Isa};
 use verve_engine::*;
-use verve_model::{Activations, Recompute, TrainBatch, forward_loss};
+use verve_model::{Activations, ModelConfig, Positions, Recompute, TrainBatch, forward_loss};
 use verve_ops::reference::Reference;
 use verve_ops::{InferBackend, KV_BLOCK, Real};
 use verve_testkit::Data;
@@ -209,6 +209,10 @@ fn options_out_of_range_are_named() {
     let message = plan(EngineOptions { max_rows: 70_000, ..default });
     assert_eq!(message, "engine option max_rows is 70000, must be from 1 to 65536");
     assert!(plan(EngineOptions { cache_tokens: Some(0), ..default }).starts_with("engine option cache_tokens is 0"));
+    let huge = ModelConfig { n_ctx: 1 << 24, positions: Positions::Rotary { theta: 100.0 }, ..config.clone() };
+    let message =
+        memory_plan(&backend, &huge, &EngineOptions { max_sequences: 4096, ..default }).unwrap_err().to_string();
+    assert_eq!(message, "engine option cache_tokens is 68719476736, must be from 1 to 2147483648");
     assert!(plan(EngineOptions { max_context: Some(0), ..default }).starts_with("engine option max_context is 0"));
 }
 
