@@ -75,7 +75,8 @@ impl<B: Backend> State<B> {
         let master = (size_of::<B::Elem>() < size_of::<B::Acc>())
             .then(|| table.build(backend, |spec, out: &mut [B::Acc]| origin.weight(spec, out)))
             .transpose()?;
-        let [m, v] = MOMENTS.map(|name| table.build(backend, |spec, out: &mut [B::Acc]| origin.moment(name, spec, out)));
+        let [m, v] =
+            MOMENTS.map(|name| table.build(backend, |spec, out: &mut [B::Acc]| origin.moment(name, spec, out)));
         Ok(Self { weights: table.build(backend, |spec, out| origin.weight(spec, out))?, master, m: m?, v: v? })
     }
 }

@@ -116,7 +116,8 @@ fn both<B: Backend>(
     }
     let folder = RunFolder::create(two)?;
     let pause = AtomicBool::new(false);
-    let mut watch = Watch { label: "until the stop", stop_at: Some(stopped_at), stop: &pause, progress: &mut *progress };
+    let mut watch =
+        Watch { label: "until the stop", stop_at: Some(stopped_at), stop: &pause, progress: &mut *progress };
     start(straight, &folder, &config, inputs, &pause, &mut watch)?;
     if stop.load(Ordering::SeqCst) {
         return Err(interrupted());
@@ -124,14 +125,8 @@ fn both<B: Backend>(
     let mut watch = Watch { label: "resumed", stop_at: None, stop, progress };
     let b = finished(resume(resumed, &folder, &config, inputs, stop, &mut watch)?)?;
 
-    let mut report = VerifyReport {
-        steps: a.steps,
-        stopped_at,
-        tensors: 0,
-        elements: 0,
-        metric_lines: 0,
-        differences: Vec::new(),
-    };
+    let mut report =
+        VerifyReport { steps: a.steps, stopped_at, tensors: 0, elements: 0, metric_lines: 0, differences: Vec::new() };
     for file in ["model.safetensors", TRAIN_STATE] {
         compare_tensors(&a.checkpoint.join(file), &b.checkpoint.join(file), &mut report)?;
     }

@@ -63,6 +63,28 @@ pub(crate) struct StateFile {
     pub best: Option<Best>,
     /// Every other file of the folder.
     pub files: BTreeMap<String, FileEntry>,
+    /// Hash of this file's content with an empty `seal`.
+    seal: String,
+}
+
+impl StateFile {
+    /// Puts the seal on.
+    fn sealed(mut self) -> Self {
+        self.seal = self.hash();
+        self
+    }
+
+    /// True when no value has changed since the seal was put on.
+    fn is_sealed(&self) -> bool {
+        self.seal == self.hash()
+    }
+
+    fn hash(&self) -> String {
+        let open = Self { seal: String::new(), ..self.clone() };
+        // Numbers, texts and names only: cannot fail; if it did, no seal would fit.
+        let text = serde_json::to_vec(&open).unwrap_or_default();
+        blake3::hash(&text).to_hex().to_string()
+    }
 }
 
 /// The lowest held-out loss of a run.

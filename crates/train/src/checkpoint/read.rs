@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use verve_model::ModelConfig;
 use verve_model::formats::tensor_file::TensorFile;
 
-use super::{FORMAT, STATE, StateFile, TRAIN_STATE, VERSION, step_folders};
+use super::{FORMAT, STATE, StateFile, TRAIN_STATE, VERSION, name, step_folders};
 use crate::error::{Result, TrainError};
 use crate::files::{hash_file, list, read_json};
 use crate::state::open_model;
@@ -41,7 +41,9 @@ pub(crate) fn newest_sound(
         }
     }
     match newest {
-        Some(newest) => Err(TrainError::AllCheckpointsBad { path: checkpoints.to_owned(), count: folders.len(), newest }),
+        Some(newest) => {
+            Err(TrainError::AllCheckpointsBad { path: checkpoints.to_owned(), count: folders.len(), newest })
+        }
         None => Ok(None),
     }
 }
@@ -76,8 +78,12 @@ fn load(path: &Path, model: &ModelConfig, config_hash: &str, data_hash: &str) ->
     let bad = |problem: String| TrainError::bad_checkpoint(path, problem);
     let state: StateFile = read_json(&path.join(STATE)).map_err(|e| bad(e.to_string()))?;
     if state.format != FORMAT || state.version != VERSION {
-        let problem = format!("its format is {} {}, this program reads {FORMAT} {VERSION}", state.format, state.version);
+        let problem =
+            format!("its format is {} {}, this program reads {FORMAT} {VERSION}", state.format, state.version);
         return Err(bad(problem));
+    }
+    if !state.is_sealed() || path.file_name() != Some(name(state.step).as_ref()) {
+        return Err(bad(format!("{STATE} is not what was written")));
     }
     if state.config_hash != config_hash || state.data_hash != data_hash {
         return Err(bad("it was written by a run with other settings or other data".to_owned()));

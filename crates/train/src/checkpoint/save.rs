@@ -10,7 +10,9 @@ use verve_model::formats::{FileType, GenerationIds, SaveOptions};
 use verve_model::{ModelConfig, ParamSpec, Params, layout};
 use verve_ops::{Backend, Buffer, Real};
 
-use super::{FORMAT, FileEntry, INDEX, Index, Position, STATE, StateFile, TRAIN_STATE, VERSION, best, list_states, name};
+use super::{
+    FORMAT, FileEntry, INDEX, Index, Position, STATE, StateFile, TRAIN_STATE, VERSION, best, list_states, name,
+};
 use crate::error::{Result, TrainError};
 use crate::files::{copy_synced, hash_file, list, sync_folder, write_json};
 use crate::folder::TOKENIZER;
@@ -101,7 +103,9 @@ fn write_files<B: Backend, W: Real, M: Real>(
         eval_loss: position.eval_loss,
         best: position.best,
         files,
-    };
+        seal: String::new(),
+    }
+    .sealed();
     write_json(&folder.join(STATE), &state)?;
     sync_folder(folder).map_err(|e| TrainError::io(folder, "sync", e))?;
     Ok(bytes)

@@ -46,7 +46,12 @@ impl BatchRows {
 
 impl RunConfig {
     /// Rows of a step and of a micro-batch; adds to `notes` what was rounded.
-    pub(super) fn batch_rows(&self, model: &ModelConfig, n_params: usize, notes: &mut Vec<String>) -> Result<BatchRows> {
+    pub(super) fn batch_rows(
+        &self,
+        model: &ModelConfig,
+        n_params: usize,
+        notes: &mut Vec<String>,
+    ) -> Result<BatchRows> {
         let n_ctx = model.n_ctx as u64;
         let b = &self.batch;
         for (key, tokens) in [("batch_tokens", b.batch_tokens), ("ramp_start_tokens", b.ramp_start_tokens)] {

@@ -1,6 +1,9 @@
 //! Memory of a run, and the settings with which it fits.
 
-use verve_model::{ElementSizes, MasterWeights, MemoryOptions, MemoryPlan, ModelConfig, PlanItem, Recompute, layout, memory_plan, presets};
+use verve_model::{
+    ElementSizes, MasterWeights, MemoryOptions, MemoryPlan, ModelConfig, PlanItem, Recompute, layout, memory_plan,
+    presets,
+};
 
 use super::batch::BatchRows;
 use super::resolve::Known;

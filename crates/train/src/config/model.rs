@@ -44,10 +44,7 @@ fn described(section: &Table, n_vocab: usize) -> Result<ModelConfig> {
     let base = ModelConfig::preset(&name, Some(n_vocab))?;
     let mut table = Table::try_from(&base).map_err(|e| syntax(e.to_string()))?;
     // What follows from a replaced key is derived again.
-    for (replaced, derived) in [
-        ("d_model", ["d_ff", "d_head"].as_slice()),
-        ("n_heads", &["n_kv_heads", "d_head"]),
-    ] {
+    for (replaced, derived) in [("d_model", ["d_ff", "d_head"].as_slice()), ("n_heads", &["n_kv_heads", "d_head"])] {
         if section.contains_key(replaced) {
             derived.iter().for_each(|key| drop(table.remove(*key)));
         }

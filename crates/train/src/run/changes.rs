@@ -31,10 +31,8 @@ pub(super) fn identity_hash(config: &RunConfig) -> Result<String> {
         }
     }
     // Keys are sorted, so that the text is one for equal settings.
-    let text = toml::to_string(&table).map_err(|e| TrainError::ConfigSyntax {
-        origin: "settings".to_owned(),
-        problem: e.to_string(),
-    })?;
+    let text = toml::to_string(&table)
+        .map_err(|e| TrainError::ConfigSyntax { origin: "settings".to_owned(), problem: e.to_string() })?;
     Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
 }
 
@@ -88,7 +86,8 @@ fn get<'a>(table: &'a Table, section: &str, key: &str) -> Option<&'a Value> {
 }
 
 fn keys(table: &Table) -> impl Iterator<Item = (&str, &str)> {
-    table.iter().filter_map(|(section, value)| Some((section, value.as_table()?))).flat_map(|(section, keys)| {
-        keys.keys().map(move |key| (section.as_str(), key.as_str()))
-    })
+    table
+        .iter()
+        .filter_map(|(section, value)| Some((section, value.as_table()?)))
+        .flat_map(|(section, keys)| keys.keys().map(move |key| (section.as_str(), key.as_str())))
 }

@@ -127,7 +127,8 @@ impl<'a, B: Backend, O: Observer<B>> Session<'a, B, O> {
                 self.sample(plan);
             }
             let minutes = self.last_begun.elapsed().as_secs_f64() / 60.0;
-            if !last && (improved || due(schedule.checkpoint_every) || minutes >= plan.config.checkpoint.every_minutes) {
+            if !last && (improved || due(schedule.checkpoint_every) || minutes >= plan.config.checkpoint.every_minutes)
+            {
                 self.checkpoint()?;
             }
             let tried = self.writer.poll();

@@ -21,6 +21,10 @@ pub const VOCAB: usize = 23;
 impl World {
     /// A text that can be learnt: the next id depends on the last one, most of the time.
     pub fn new() -> Self {
+        Self::with_documents(60)
+    }
+
+    pub fn with_documents(count: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("shards");
         let options = ShardOptions {
@@ -33,7 +37,7 @@ impl World {
         };
         let mut writer = ShardWriter::create(&folder, options).unwrap();
         let mut state = 7u32;
-        for document in 0..60 {
+        for document in 0..count {
             let mut id = 1 + document % 22;
             let ids: Vec<u32> = (0..40)
                 .map(|_| {
@@ -118,7 +122,7 @@ impl<B: Backend, F: FnMut(&Event<'_>)> Observer<B> for On<F> {
 pub const TINY: &str = "
 [model]
 n_layers = 2
-d_model = 16
+d_model = 32
 n_heads = 2
 n_ctx = 16
 attention = { alternating = { band = 8 } }
@@ -144,15 +148,15 @@ pub fn config(extra: &str) -> RunConfig {
 
 /// Files of a checkpoint that must be equal.
 pub fn state_files(checkpoint: &Path) -> Vec<Vec<u8>> {
-    ["model.safetensors", "train_state.safetensors"]
-        .map(|name| std::fs::read(checkpoint.join(name)).unwrap())
-        .to_vec()
+    ["model.safetensors", "train_state.safetensors"].map(|name| std::fs::read(checkpoint.join(name)).unwrap()).to_vec()
 }
 
 /// Figures without times.
 pub fn figures(run: &Path) -> Vec<String> {
     let metrics = read_metrics(run).unwrap();
-    let steps = metrics.steps.iter().map(|s| format!("{} {} {:?} {:?} {:?}", s.step, s.tokens, s.loss, s.lr, s.grad_norm));
-    let evals = metrics.evals.iter().map(|e| format!("eval {} {} {:?} {:?}", e.step, e.tokens, e.loss, e.bits_per_byte));
+    let steps =
+        metrics.steps.iter().map(|s| format!("{} {} {:?} {:?} {:?}", s.step, s.tokens, s.loss, s.lr, s.grad_norm));
+    let evals =
+        metrics.evals.iter().map(|e| format!("eval {} {} {:?} {:?}", e.step, e.tokens, e.loss, e.bits_per_byte));
     steps.chain(evals).collect()
 }
