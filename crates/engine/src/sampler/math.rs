@@ -14,7 +14,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let inside = if x > -87.0 { x } else { -87.0 };
-    let n = (inside * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = inside * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = inside - n * LN2_HIGH - n * LN2_LOW;
     let mut p = 1.987_569_1e-4;
     p = p * r + 1.398_199_9e-3;
@@ -23,7 +24,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let value = p * r * r + r + 1.0;
-    let power = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    // The low bits of the shifted number are the whole number: no conversion, which would check for overflow.
+    let power = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
     if x > -87.0 { value * power } else { 0.0 }
 }
 
