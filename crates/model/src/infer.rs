@@ -294,7 +294,7 @@ impl<B: InferBackend> InferStep<B> {
         let largest = HEAD_PASSES[HEAD_PASSES.len() - 1];
         let outputs = limits.max_sequences.min(limits.max_rows);
         let last = HEAD_PASSES.into_iter().find(|&rows| rows >= outputs % largest).unwrap_or(largest);
-        let rows = outputs / largest * largest + if outputs % largest == 0 { 0 } else { last };
+        let rows = outputs / largest * largest + if outputs.is_multiple_of(largest) { 0 } else { last };
         let ids = limits.max_rows.max(limits.max_sequences * limits.max_blocks).max(largest);
         rows * config.n_vocab * size_of::<B::Acc>() + ids * size_of::<u32>()
     }

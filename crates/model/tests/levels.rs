@@ -1,6 +1,8 @@
 //! What must not change a bit: the recompute level, the number of threads, the company of other sequences. And that
 //! gradients are those of the loss, for shapes that no golden file has.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fmt::Debug;

@@ -191,7 +191,8 @@ fn gpt_neo_attention(keys: &Keys<'_>, n_layers: usize) -> Result<AttentionPatter
         if pattern.is_empty() {
             return Err(refuse());
         }
-        for _ in 0..count.min(n_layers as u64) {
+        // One more than there are layers, so that too long a list is seen.
+        for _ in 0..count.min(n_layers as u64 + 1) {
             for kind in pattern {
                 kinds.push(kind.as_str().ok_or_else(refuse)?);
             }

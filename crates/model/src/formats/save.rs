@@ -85,14 +85,14 @@ pub fn save_sharded<B: Backend, T: Real>(
     match files.as_slice() {
         [_] => {
             source.write(&folder.join(MODEL), 0..source.specs.len())?;
-            // A file that is there is preferred to an index, so that only the index has to go.
             remove(&folder.join(INDEX))?;
+            remove_other_parts(folder, &[])?;
         }
         _ => {
             let mut weight_map = serde_json::Map::new();
-            for (number, range) in files.iter().enumerate() {
-                let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, files.len());
-                source.write(&folder.join(&name), range.clone())?;
+            let names: Vec<String> = (1..=files.len()).map(|number| part_name(number, files.len())).collect();
+            for (name, range) in names.iter().zip(&files) {
+                source.write(&folder.join(name), range.clone())?;
                 weight_map.extend(source.specs[range.clone()].iter().map(|spec| (spec.name.clone(), json!(name))));
             }
             let total: usize = source.specs.iter().map(TensorSpec::bytes).sum();
@@ -100,6 +100,7 @@ pub fn save_sharded<B: Backend, T: Real>(
             write_json(&folder.join(INDEX), &index)?;
             // Readers prefer a single file to an index.
             remove(&folder.join(MODEL))?;
+            remove_other_parts(folder, &names)?;
         }
     }
     write_config(&folder.join(CONFIG), family, config, options)?;
@@ -204,6 +205,28 @@ fn remove(path: &Path) -> Result<(), ModelError> {
         }
         _ => Ok(()),
     }
+}
+
+fn part_name(number: usize, total: usize) -> String {
+    format!("model-{number:05}-of-{total:05}.safetensors")
+}
+
+/// Removes parts that an earlier model in this folder had and that the index does not name.
+fn remove_other_parts(folder: &Path, names: &[String]) -> Result<(), ModelError> {
+    let io = |source| ModelError::Io { action: "read", path: folder.to_owned(), source };
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let numbers = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
+        let numbers = numbers.and_then(|rest| rest.split_once("-of-"));
+        let is_part = numbers.is_some_and(|(number, total)| {
+            number.parse().ok().zip(total.parse().ok()).is_some_and(|(number, total)| part_name(number, total) == name)
+        });
+        if is_part && !names.iter().any(|kept| *kept == name) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {

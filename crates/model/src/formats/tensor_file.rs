@@ -246,8 +246,10 @@ impl TensorSpec {
 pub fn encode<T: Real>(values: impl Iterator<Item = T>, dtype: FileType, bytes: &mut Vec<u8>) {
     match dtype {
         FileType::F32 => values.for_each(|v| bytes.extend_from_slice(&v.to_f32().to_le_bytes())),
-        FileType::Bf16 => values.for_each(|v| bytes.extend_from_slice(&bf16::from_f64(v.to_f64()).to_le_bytes())),
-        FileType::F16 => values.for_each(|v| bytes.extend_from_slice(&f16::from_f64(v.to_f64()).to_le_bytes())),
+        FileType::Bf16 => {
+            values.for_each(|v| bytes.extend_from_slice(&<bf16 as Real>::from_f64(v.to_f64()).to_le_bytes()))
+        }
+        FileType::F16 => values.for_each(|v| bytes.extend_from_slice(&f16::from_f32(v.to_f32()).to_le_bytes())),
     }
 }
 
