@@ -176,7 +176,7 @@ impl<'a, B: InferBackend> Engine<'a, B> {
     /// Answers requests; see [`generate`]. `cancel` ends all answers before the next step.
     ///
     /// # Errors
-    /// A failed machine. What concerns one request is reported as [`Event::Failed`].
+    /// A failed machine. What concerns one request is reported as [`crate::Event::Failed`].
     pub fn generate(
         &mut self,
         requests: &[Request],
