@@ -1,4 +1,5 @@
 //! After the first steps, a step allocates nothing.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Stopping and resuming: bit-equal, or a clear message.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Runs as a whole: learning, figures, failures, what is kept on disk.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

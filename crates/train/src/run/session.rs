@@ -168,7 +168,14 @@ impl<'a, B: Backend, O: Observer<B>> Session<'a, B, O> {
                     first_row: self.trainer.rows_seen(),
                     rows: micro_batches * self.trainer.micro_rows(),
                 };
-                let folder = failed::keep(self.folder, &place, &input, &failure)?;
+                let folder = match failed::keep(self.folder, &place, &input, &failure) {
+                    Ok(folder) => folder,
+                    // The step is the news, not the disk.
+                    Err(error) => {
+                        self.note(Some(error));
+                        self.folder.path().to_owned()
+                    }
+                };
                 // The state before the step, so that the step can be done again at once.
                 self.finish_checkpoint()?;
                 return Err(TrainError::NotFinite { step: place.step, what: failure.what, folder });

@@ -1,5 +1,5 @@
 //! What the tests of this crate share.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +42,7 @@ impl World {
             let ids: Vec<u32> = (0..40)
                 .map(|_| {
                     state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    id = if (state >> 16) % 5 == 0 { 1 + (state >> 20) % 22 } else { 1 + (id * 3) % 22 };
+                    id = if (state >> 16).is_multiple_of(5) { 1 + (state >> 20) % 22 } else { 1 + (id * 3) % 22 };
                     id
                 })
                 .collect();
