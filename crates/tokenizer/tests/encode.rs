@@ -40,6 +40,15 @@ fn equals_tiktoken_on_shared_texts() {
 }
 
 #[test]
+fn equals_tiktoken_on_many_scripts_and_on_this_repository() {
+    for text in common::samples().iter().chain(&common::repository_texts()) {
+        let ids = gpt2().encode(text);
+        assert!(ids == oracle().encode_ordinary(text), "{:?}", text.chars().take(80).collect::<String>());
+        assert!(gpt2().decode(&ids).unwrap() == *text);
+    }
+}
+
+#[test]
 fn equals_tiktoken_on_hostile_texts() {
     for text in common::hostile_texts() {
         assert!(
@@ -84,6 +93,18 @@ fn a_megabyte_of_one_letter() {
     assert_eq!(ids.len(), shorter.len() << 8);
     assert!(ids.chunks(shorter.len()).all(|chunk| chunk == shorter));
     assert_eq!(shorter, oracle().encode_ordinary(&text[..1 << 12]));
+}
+
+#[test]
+fn megabytes_of_other_repetitions() {
+    // Pieces of a megabyte; whitespace is one piece but for its last character. Nothing that is cubic or quadratic ends.
+    for unit in ["aaab", "ab", "é", " ", "\n", "\t ", "=", "'s", "\u{301}", "日", "0"] {
+        let text = unit.repeat((1 << 20) / unit.len());
+        let ids = gpt2().encode(&text);
+        assert!(gpt2().decode(&ids).unwrap() == text, "{unit:?}");
+        let shorter = unit.repeat(1 << 10);
+        assert_eq!(gpt2().encode(&shorter), oracle().encode_ordinary(&shorter), "{unit:?}");
+    }
 }
 
 #[test]

@@ -247,6 +247,9 @@ fn malformed_files_say_where() {
         let error = Tokenizer::from_tiktoken(file.as_bytes(), None).unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     }
+    let long = format!("{} 256\n", "YWFh".repeat(342));
+    let error = Tokenizer::from_tiktoken(long.as_bytes(), None).unwrap_err();
+    assert!(error.to_string().contains("1026 bytes of tokens, the longest 1026"), "{error}");
     let (vocab, _, _) = other_forms(small());
     let error = Tokenizer::from_vocab_and_merges(vocab.as_bytes(), b"#version: 0.2\nt h\nth\n").unwrap_err();
     assert!(error.to_string().contains("line 3"), "{error}");
@@ -306,7 +309,7 @@ fn saving_where_it_cannot_be_names_the_file() {
 fn damaged(original: &str) -> impl Strategy<Value = Vec<u8>> {
     let bytes = original.as_bytes().to_vec();
     let flips = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
-    (flips, any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..3u8).prop_map(
+    (flips, any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..4u8).prop_map(
         move |(flips, from, to, kind)| {
             let mut bytes = bytes.clone();
             for (at, byte) in flips {
@@ -317,6 +320,7 @@ fn damaged(original: &str) -> impl Strategy<Value = Vec<u8>> {
             match kind {
                 0 => bytes.truncate(from),
                 1 => drop(bytes.drain(from.min(to)..from.max(to))),
+                2 => drop(bytes.splice(from..from, bytes[from.min(to)..from.max(to)].to_vec())),
                 _ => {}
             }
             bytes
@@ -332,6 +336,19 @@ fn works_or_fails(result: Result<Tokenizer, Error>) {
             assert_eq!(tokenizer.decode(&tokenizer.encode(text)).unwrap(), text);
         }
         Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+#[test]
+fn huge_files_are_refused_before_they_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "a.tiktoken", "vocab.json"] {
+        let path = folder.path().join(name);
+        // Sparse: takes no room on the disk.
+        fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = Tokenizer::load(&path).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { bytes, .. } if bytes == 1 << 40), "{error}");
+        assert!(error.to_string().contains(name), "{error}");
     }
 }
 

@@ -9,14 +9,16 @@ use super::pair::shorten;
 use crate::error::{Error, Result};
 use crate::split::PreSplit;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
-use crate::vocab::{AddedToken, MAX_TOKEN_BYTES, Parts};
+use crate::vocab::{AddedToken, Parts};
 
 /// Published rank files that need another splitter, by their number of tokens.
 const OTHER_SPLITTERS: [(usize, &str); 5] =
     [(100_256, "cl100k_base"), (199_998, "o200k_base"), (128_000, "Llama 3"), (151_643, "Qwen"), (151_851, "Qwen")];
 
-/// Most ways to cut tokens in two that are listed; vocabularies of natural text have about ten for each token.
-const MAX_CUTS: usize = 1 << 26;
+/// Most bytes of tokens and longest token of a rank file. Each token is looked up once for each way to cut it in two,
+/// which takes time with the square of its length; the largest published files have 1.5 MB, and tokens up to 128 bytes.
+const MAX_TOTAL_BYTES: usize = 1 << 24;
+const MAX_RANKED_BYTES: usize = 1 << 10;
 
 /// Reads a rank file into a tokenizer.
 pub(super) fn parse(origin: &str, content: &[u8], added: Option<Vec<AddedToken>>) -> Result<Tokenizer> {
@@ -58,9 +60,9 @@ fn all_cuts(origin: &str, tokens: &[(Vec<u8>, u32)]) -> Result<Vec<(u32, u32)>> 
     let ids: HashMap<&[u8], u32> = tokens.iter().map(|(bytes, id)| (bytes.as_slice(), *id)).collect();
     let total: usize = tokens.iter().map(|(bytes, _)| bytes.len()).sum();
     let longest = tokens.iter().map(|(bytes, _)| bytes.len()).max().unwrap_or(0);
-    if total > MAX_CUTS || longest > MAX_TOKEN_BYTES {
+    if total > MAX_TOTAL_BYTES || longest > MAX_RANKED_BYTES {
         let problem =
-            format!("{total} bytes of tokens, the longest {longest}; limits {MAX_CUTS} and {MAX_TOKEN_BYTES}");
+            format!("{total} bytes of tokens, the longest {longest}; limits {MAX_TOTAL_BYTES} and {MAX_RANKED_BYTES}");
         return Err(Error::malformed(origin, "rank file", problem));
     }
     let mut by_rank: Vec<&(Vec<u8>, u32)> = tokens.iter().collect();

@@ -25,6 +25,31 @@ pub fn shared_texts() -> Vec<String> {
     ["speeches-en.txt", "genesis-fr.txt", "udhr-sample.jsonl"].iter().filter_map(|name| shared_text(name)).collect()
 }
 
+/// A few lines in each of many scripts, and what splitters get wrong.
+pub fn samples() -> Vec<String> {
+    serde_json::from_str(include_str!("../../../../tests/golden/tokenizer/samples.json")).unwrap()
+}
+
+/// The documents of this repository and the source of this crate.
+pub fn repository_texts() -> Vec<String> {
+    let crate_root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![crate_root.join("src"), crate_root.join("../../docs"), crate_root.join("../..")];
+    let mut texts = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            let is_text = path.extension().is_some_and(|ending| ending == "md" || ending == "rs");
+            if path.is_dir() && folder.starts_with(crate_root.join("src")) {
+                folders.push(path);
+            } else if is_text && path.is_file() {
+                texts.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    assert!(texts.len() > 15 && texts.concat().len() > 50_000);
+    texts
+}
+
 /// Number of ordinary tokens of r50k_base.
 pub const R50K_TOKENS: u32 = 50_256;
 
