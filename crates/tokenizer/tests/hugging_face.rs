@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use verve_tokenizer::Tokenizer;
 use verve_tokenizer::train::{TrainOptions, train};
+use verve_tokenizer::{SpecialTokens, Tokenizer};
 
 fn golden(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tokenizer").join(name)).unwrap()
@@ -52,7 +52,8 @@ fn write_tokenizers_for_hugging_face() {
         let folder = root.join(name);
         fs::create_dir_all(&folder).unwrap();
         tokenizer.save(&folder).unwrap();
-        let ids: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text)).collect();
+        // The library has no other way than to look for special tokens in text.
+        let ids: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode_with(text, SpecialTokens::Parse)).collect();
         fs::write(folder.join("texts.json"), serde_json::to_vec(&texts).unwrap()).unwrap();
         fs::write(folder.join("ids.json"), serde_json::to_vec(&ids).unwrap()).unwrap();
     }
