@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("verve: {error:#}");
+            eprintln!("verve: {}", output::message(&error));
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,7 @@
 //! Which model the settings mean.
 
 use toml::{Table, Value};
+use verve_model::presets::GPT_VOCAB;
 use verve_model::{AttentionPattern, ModelConfig};
 
 use super::{RunConfig, resolve::Known};
@@ -10,6 +11,18 @@ use crate::error::{Result, TrainError};
 const DEFAULT_PRESET: &str = "tiny";
 
 impl RunConfig {
+    /// Checks everything that needs no knowledge of the data, so that a slip is found before text is read.
+    ///
+    /// # Errors
+    /// Values that cannot be, that contradict each other, an unknown preset.
+    pub fn validate(&self) -> Result<()> {
+        self.check()?;
+        if !self.model.is_empty() {
+            described(self.model.table(), GPT_VOCAB)?.validate()?;
+        }
+        Ok(())
+    }
+
     /// The model of `[model]`, or of the folder to start from, checked against the vocabulary of the data.
     pub(super) fn model_config(&self, known: &Known) -> Result<ModelConfig> {
         let config = match (&self.run.init, self.model.is_empty()) {

@@ -154,7 +154,11 @@ fn describe(outcome: &Outcome) -> Result<()> {
     let loss = match (&summary.eval, summary.loss) {
         (Some(eval), _) => evaluation(eval),
         (None, Some(loss)) => format!("training loss {loss:.3}"),
-        (None, None) => "no step was taken".to_owned(),
+        // A resume of a run that has reached its end.
+        (None, None) => match summary.best {
+            Some((step, loss)) => format!("already at its end; lowest held-out loss {loss:.3} at step {step}"),
+            None => "already at its end".to_owned(),
+        },
     };
     output::line(format!(
         "{} steps, {} tokens in {}: {loss}",

@@ -35,6 +35,11 @@ impl Prepared {
         text: &Text,
         context: Option<usize>,
     ) -> Result<Self> {
+        let b = &config.budget;
+        if b.minutes.is_none() && b.tokens.is_none() && b.steps.is_none() {
+            bail!("say how long to train: --minutes, --steps or --tokens");
+        }
+        config.validate()?;
         let text = Text { inputs: config.data.text.clone(), read: text.read.clone() };
         let (tokenizer, tokenizer_file, shards) = match config.data.shards.clone() {
             Some(shards) => {
@@ -139,7 +144,7 @@ fn choose(
         (Some(minutes), ..) => Budget::Minutes(minutes),
         (_, Some(tokens), _) => Budget::Tokens(tokens),
         (_, _, Some(steps)) => Budget::Steps(steps),
-        (None, None, None) => bail!("say how long to train: --minutes, --steps or --tokens"),
+        (None, None, None) => return Ok(()),
     };
     let peak = on_backend(machine, super::dtype(config), PeakJob)?;
     let choice = autosize::choose(&Wish {
