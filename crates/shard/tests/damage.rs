@@ -124,6 +124,19 @@ fn errors_say_what_is_wrong() {
     says(&flipped, "checksum of its tokens and documents");
 }
 
+/// A document that does not end, under checksums that are right.
+#[test]
+fn documents_that_do_not_end_are_noticed() {
+    let mut bytes = sound(300);
+    let mut h = header(&bytes);
+    let last = HEADER_BYTES + 2 * (h.n_tokens as usize - 1);
+    assert_eq!(bytes[last..last + 2], 299_u16.to_le_bytes());
+    bytes[last..last + 2].fill(0);
+    h.body_blake3 = blake3::hash(&bytes[HEADER_BYTES..]).to_hex().to_string();
+    let error = use_bytes(&with_header(&bytes, &serde_json::to_vec(&h).unwrap())).unwrap_err().to_string();
+    assert!(error.contains("does not end with end-of-text"), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
