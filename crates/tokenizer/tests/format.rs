@@ -1,5 +1,7 @@
 //! Files: the same tokenizer in every form, refusals by name, damaged files.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! The splitter against the pattern it stands for, run by a regular expression engine.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use fancy_regex::Regex;

@@ -1,5 +1,7 @@
 //! Training against the definition, over thread counts, and at its limits.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::{BTreeMap, HashMap};
