@@ -227,6 +227,7 @@ fn malformed_files_say_where() {
     case("which is not in the vocabulary", &|f| f["model"]["merges"][3] = json!(["~", "~"]));
     case("id 7 is used twice", &|f| f["model"]["vocab"]["!"] = json!(7));
     case("out of proportion", &|f| f["model"]["vocab"]["!"] = json!(4_000_000_000u32));
+    case("id 2000 is out of proportion to 330 tokens", &|f| f["model"]["vocab"]["!"] = json!(2000));
     case("invalid value", &|f| f["model"]["vocab"]["!"] = json!(-1));
     case("stands for no byte", &|f| f["model"]["vocab"]["a b"] = json!(330));
     case("0 bytes long", &|f| f["model"]["vocab"][""] = json!(330));

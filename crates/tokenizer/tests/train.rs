@@ -83,7 +83,7 @@ fn equals_the_definition_on_text() {
 
 #[test]
 fn the_result_does_not_depend_on_threads() {
-    let documents: Vec<String> = (0..40).map(|seed| sample_text(80_000, seed)).chain(common::shared_texts()).collect();
+    let documents: Vec<String> = (0..50).map(|seed| sample_text(80_000, seed)).chain(common::samples()).collect();
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
