@@ -1,4 +1,5 @@
 //! What a user can get wrong: one clear message, the right exit code, and nothing lost.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! From text to generated text, as a user does it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod common;
 

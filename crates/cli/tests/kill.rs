@@ -1,4 +1,5 @@
 //! Killing a training run at random moments and resuming it gives the same bytes as never having stopped.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod common;
 
