@@ -27,6 +27,9 @@ pub fn run(machine: &MachineArgs, command: TokenizerCommand) -> Result<()> {
 fn train(machine: &MachineArgs, args: TokenizerTrainArgs) -> Result<()> {
     text::use_threads(machine)?;
     let tokenizer = text::train_tokenizer(&Text::new(&args.text), args.vocab)?;
+    if let Some(folder) = args.out.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
     tokenizer.save(&args.out)?;
     output::line(format!("wrote {}: {} tokens, hash {}", args.out.display(), tokenizer.n_vocab(), tokenizer.hash()))
 }
