@@ -52,14 +52,11 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     Some(value * 1024)
 }
 
-/// Most memory this process has used so far, bytes, if the system tells.
-pub fn peak_memory() -> Option<u64> {
-    kib(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
-}
-
-/// Memory this process uses now, bytes, if the system tells.
+/// Memory this process holds for itself now, bytes, if the system tells. Mapped files are left out: the system takes
+/// their pages back when it needs them.
 pub fn memory_in_use() -> Option<u64> {
-    kib(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    Some(kib(&status, "RssAnon:")? + kib(&status, "RssShmem:").unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use verve_ops::args::*;
-use verve_ops::{Backend, BackendError, Element, InferBackend};
+use verve_ops::{Backend, BackendError, Element, InferBackend, LinearShape};
 
 use crate::buffer::CpuBuf;
 use crate::gemm::{self, PackedWeight};
@@ -117,6 +117,10 @@ impl<E: CpuElem> Backend for CpuBackend<E> {
     fn linear_backward_weight(&self, args: LinearBackwardWeight<'_, Self>) {
         args.check();
         gemm::linear_backward_weight(self, args);
+    }
+
+    fn linear_scratch_bytes(&self, shape: LinearShape) -> usize {
+        gemm::linear_scratch_bytes(self, shape)
     }
 
     fn activate(&self, args: Activate<'_, Self>) {

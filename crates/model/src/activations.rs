@@ -133,7 +133,6 @@ impl<E, A, I> ActivationTable<E, A, I> {
         let acts = kept_until(Recompute::Activations);
         let width = rows * c.d_model;
         let ffn = rows * c.d_ff;
-        let logits_rows = (LOGITS_TARGET / c.n_vocab).clamp(*LOGITS_ROWS.start(), *LOGITS_ROWS.end()).min(rows);
         Ok(Self {
             tokens: make.ids(rows)?,
             positions: make.ids(rows)?,
@@ -153,7 +152,7 @@ impl<E, A, I> ActivationTable<E, A, I> {
             final_norm_out: make.elems(NORMS, width)?,
             final_norm_stats: make.accs(NORMS, rows * 2)?,
             losses: make.accs(LOSS, rows)?,
-            logits: make.accs(LOSS, logits_rows * c.n_vocab)?,
+            logits: make.accs(LOSS, logits_rows(c, rows) * c.n_vocab)?,
             d_residual: make.elems(BACKWARD, width)?,
             d_norm_out: make.elems(BACKWARD, width)?,
             d_heads: make.elems(BACKWARD, rows * c.heads_width())?,
@@ -162,6 +161,11 @@ impl<E, A, I> ActivationTable<E, A, I> {
             d_ffn_up: make.elems(BACKWARD, ffn)?,
         })
     }
+}
+
+/// Rows of logits that are in memory at once.
+pub(crate) fn logits_rows(config: &ModelConfig, rows: usize) -> usize {
+    (LOGITS_TARGET / config.n_vocab).clamp(*LOGITS_ROWS.start(), *LOGITS_ROWS.end()).min(rows)
 }
 
 fn slots<T>(count: usize, mut make: impl FnMut() -> Result<T, ModelError>) -> Result<Slots<T>, ModelError> {

@@ -1,8 +1,11 @@
 //! What a model will need, before it is made: memory by purpose and floating-point operations.
 
-use crate::activations::{ElementSizes, Recompute, activation_bytes};
+use verve_ops::{Backend, LinearShape};
+
+use crate::activations::{ElementSizes, Recompute, activation_bytes, logits_rows};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::forward::{attn_out_shape, ffn_down_shape, ffn_up_shape, qkv_shape};
 use crate::params::layout;
 
 /// Bytes for one purpose.
@@ -70,6 +73,14 @@ pub fn memory_plan(config: &ModelConfig, options: &MemoryOptions) -> Result<Memo
     items.push(PlanItem { purpose: "optimizer moments", bytes: n_params * acc * moments as u64 });
     items.extend(activation_bytes(config, batch, seq_len, recompute, sizes)?);
     Ok(MemoryPlan { items })
+}
+
+/// Most memory, bytes, that a machine keeps for itself to train on micro-batches of `rows` tokens.
+pub fn train_scratch_bytes<B: Backend>(backend: &B, config: &ModelConfig, rows: usize) -> u64 {
+    let head = LinearShape { rows: logits_rows(config, rows), d_in: config.d_model, d_out: config.n_vocab };
+    let layers = [qkv_shape, attn_out_shape, ffn_up_shape, ffn_down_shape].map(|shape| shape(config, rows));
+    let bytes = layers.into_iter().chain([head]).map(|shape| backend.linear_scratch_bytes(shape));
+    bytes.max().unwrap_or(0) as u64
 }
 
 /// Floating-point operations of training, for one token of a row of `seq_len`: `6 N + 12 L T H D`.

@@ -12,7 +12,7 @@
 //!   [`Backend::sum_squares`] or [`Backend::synchronize`] returns the error.
 
 use crate::args::*;
-use crate::{BackendError, Element, Real};
+use crate::{BackendError, Element, LinearShape, Real};
 
 /// A linear array of elements in a backend's memory.
 pub trait Buffer<T: Element>: Send + Sync + 'static {
@@ -68,6 +68,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn linear_backward_input(&self, args: LinearBackwardInput<'_, Self>);
     /// Gradient of [`Backend::linear`] to its weight and bias.
     fn linear_backward_weight(&self, args: LinearBackwardWeight<'_, Self>);
+    /// Most memory, bytes, that this machine keeps for itself for [`Backend::linear`] and its gradients at these sizes:
+    /// packed operands and partial sums. It is kept between calls, and calls of other sizes use the same.
+    fn linear_scratch_bytes(&self, shape: LinearShape) -> usize;
 
     /// Pointwise activation.
     fn activate(&self, args: Activate<'_, Self>);

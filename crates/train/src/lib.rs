@@ -24,7 +24,7 @@ mod step;
 mod verify;
 
 pub use checkpoint::{Which, locate};
-pub use config::{Known, RunConfig, RunPlan, Schedule};
+pub use config::{Known, OtherMemory, RunConfig, RunPlan, Schedule};
 pub use error::{Result, TrainError};
 pub use folder::RunFolder;
 pub use metrics::{EvalRecord, Metrics, SampleRecord, StepRecord, read_metrics, read_samples};

@@ -6,12 +6,13 @@
 //! ones give the same bits. With AVX512-BF16 a link of the chain is the instruction's dot product of two neighbours in
 //! `k`; an odd `k` is filled up with a zero. Without it, `bf16` operands are widened and the chain is that of `f32`.
 //!
-//! [`product`] cuts a product in blocks, [`pack`] brings blocks into panels, [`tile`] has the innermost loops, [`finish`]
+//! [`plan`] cuts a product in blocks, [`product`] runs them, [`pack`] brings blocks into panels, [`tile`] has the innermost loops, [`finish`]
 //! what is fused behind them; [`head`] is the output head with its loss, [`prepared`] the weights of inference.
 
 mod finish;
 mod head;
 mod pack;
+mod plan;
 mod prepared;
 mod product;
 #[cfg(test)]
@@ -19,10 +20,13 @@ mod tests;
 mod tile;
 mod view;
 
+use verve_ops::LinearShape;
 use verve_ops::args::*;
 
 use self::finish::{Backward, FinishBackward, FinishForward, Forward};
+use self::plan::{Plan, Way, task_units};
 use self::product::{Columns, Machine, Product, Target, multiply};
+use self::tile::TileSet;
 use self::view::{Order, Unit, View};
 use crate::pool::SharedMut;
 use crate::{CpuBackend, CpuElem};
@@ -93,6 +97,18 @@ pub(crate) fn linear_backward_weight<E: CpuElem>(
     let row_sums = d_bias.map(|bias| SharedMut::new(&mut bias[..]));
     let out = SharedMut::new(&mut d_weight[..]);
     accumulate(machine(backend), &product, &Target::Accumulate { out, width: shape.d_in, row_sums });
+}
+
+/// Most scratch that the three products of a linear layer take, all workers together.
+pub(crate) fn linear_scratch_bytes<E: CpuElem>(backend: &CpuBackend<E>, shape: LinearShape) -> usize {
+    let LinearShape { rows, d_in, d_out } = shape;
+    let unit = Unit::of::<E>(backend.isa());
+    let tiles = TileSet::of(backend.isa(), unit);
+    let layer =
+        [(rows, d_out, d_in, Way::Finish), (rows, d_in, d_out, Way::Finish), (d_out, d_in, rows, Way::Gradient)];
+    let shared = layer.map(|(rows, cols, k, way)| Plan::cut(rows, cols, unit.count(k), tiles, way).shared_units());
+    let units = shared.into_iter().max().unwrap_or(0) + backend.pool().n_threads() * task_units(tiles);
+    units * size_of::<u32>()
 }
 
 /// [`multiply`] with a target that finishes nothing.

@@ -13,35 +13,19 @@ use std::ops::Range;
 
 use super::finish::{Finish, Sums};
 use super::pack::{self, Block};
+use super::plan::{BLOCK_UNITS, Plan, ROW_PADDING, TASK_SUMS, TASK_TILES, Way};
 use super::tile::{LINE, Rows, TileArgs, TileSet};
 use super::view::{Order, Unit, View};
 use crate::isa::Isa;
 use crate::pool::{Pool, Scratch, SharedMut};
 use crate::simd::prefetch;
 
-/// Most units of the column operand packed at once: 4 MiB, shared by all workers, in the L2 or L3 cache.
-const CHUNK_UNITS: usize = 1 << 20;
-/// Columns that a chunk has at least before `k` is cut as well.
-const CHUNK_COLS: usize = 256;
-/// Most partial sums that wait for the next chunk of `k`: 2 MiB.
-const PARTIAL_SUMS: usize = 1 << 19;
-/// Most units of `k` in one block: a panel of them is about an L1 cache. It need not stay there, as the next lines of it
-/// are known long before they are needed; longer blocks make fewer partial sums.
-const BLOCK_UNITS: usize = 384;
-/// Row tiles of one task, at most.
-const TASK_TILES: usize = 9;
-/// Most partial sums of one task between blocks of `k`: 256 KiB, in the L2 cache.
-const TASK_SUMS: usize = 1 << 16;
 /// Tasks for each worker, so that a late one does not leave the others idle for long.
 const TASKS_PER_WORKER: usize = 4;
-/// Most units of packed rows at once, in gradients of weights: 8 MiB.
-const CHUNK_ROW_UNITS: usize = 1 << 21;
 /// Row tiles that one packing task writes, at most: as many as fit side by side in the L1 cache.
 const PACK_TILES: usize = 32;
 /// Units that one packing task writes.
 const PACK_UNITS: usize = 1 << 15;
-/// Between the rows of a block of rows, so that they do not fall on the same cache sets.
-const ROW_PADDING: usize = 16;
 
 /// What a product runs on.
 #[derive(Clone, Copy)]
@@ -112,17 +96,17 @@ pub(super) fn multiply<F: Finish>(machine: Machine<'_>, product: &Product<'_>, t
             assert_eq!(a.order, Order::KOuter, "product: row sums are those of rows across memory");
         }
     }
-    let plan = Plan::new(product, tiles, matches!(target, Target::Accumulate { .. }));
-    let b_units = if matches!(b, Columns::Panels(_)) { 0 } else { plan.chunk_cols * plan.chunk_units };
-    let partial = if plan.chunk_units < units && matches!(target, Target::Finish(_)) {
-        plan.chunk_rows.min(rows) * plan.chunk_cols
-    } else {
-        0
+    let plan = match (b, target) {
+        (Columns::Panels(_), _) => Plan::panels(rows, cols, units, tiles),
+        (_, Target::Finish(_)) => Plan::cut(rows, cols, units, tiles, Way::Finish),
+        (_, Target::Accumulate { .. }) if a.order == Order::KOuter => {
+            Plan::cut(rows, cols, units, tiles, Way::Gradient)
+        }
+        (_, Target::Accumulate { .. }) => Plan::cut(rows, cols, units, tiles, Way::Accumulate),
     };
-    let a_units = if plan.packs_rows { plan.chunk_rows.next_multiple_of(tiles.mr) * plan.chunk_units } else { 0 };
-    machine.scratch.shared(b_units + a_units + partial, |shared: &mut [u32]| {
-        let (packed, partial) = shared.split_at_mut(b_units + a_units);
-        let (packed, packed_rows) = packed.split_at_mut(b_units);
+    machine.scratch.shared(plan.shared_units(), |shared: &mut [u32]| {
+        let (packed, partial) = shared.split_at_mut(plan.column_units + plan.row_units);
+        let (packed, packed_rows) = packed.split_at_mut(plan.column_units);
         let partial = bytemuck::cast_slice_mut(partial);
         let run = Run { machine, product, tiles, target, plan };
         for first_col in (0..cols).step_by(plan.chunk_cols) {
@@ -138,42 +122,6 @@ pub(super) fn multiply<F: Finish>(machine: Machine<'_>, product: &Product<'_>, t
             }
         }
     });
-}
-
-/// How a product is cut in chunks. Has no influence on the result.
-#[derive(Clone, Copy)]
-struct Plan {
-    chunk_rows: usize,
-    chunk_cols: usize,
-    chunk_units: usize,
-    /// Whether the rows of a chunk are packed before its tasks, by all workers.
-    packs_rows: bool,
-}
-
-impl Plan {
-    fn new(product: &Product<'_>, tiles: &TileSet, accumulates: bool) -> Plan {
-        let units = product.unit.count(product.k).max(1);
-        let all_cols = product.cols.next_multiple_of(tiles.nr);
-        if matches!(product.b, Columns::Panels(_)) {
-            return Plan { chunk_rows: product.rows, chunk_cols: all_cols, chunk_units: units, packs_rows: false };
-        }
-        let round = |cols: usize| (cols / tiles.nr * tiles.nr).max(tiles.nr);
-        // Equal parts. Even, so that widened pairs are not cut.
-        let part = |most: usize| units.div_ceil(units.div_ceil(most)).next_multiple_of(2);
-        let packs_rows = accumulates && product.a.order == Order::KOuter;
-        let (least_cols, most_units) = if packs_rows { (0, part(BLOCK_UNITS)) } else { (CHUNK_COLS, units) };
-        let chunk_cols = round(CHUNK_UNITS / most_units).max(round(least_cols)).min(all_cols);
-        let chunk_cols = all_cols.div_ceil(all_cols.div_ceil(chunk_cols)).next_multiple_of(tiles.nr);
-        let round = |rows: usize| (rows / tiles.mr * tiles.mr).max(tiles.mr);
-        if packs_rows {
-            let chunk_rows = round(CHUNK_ROW_UNITS / most_units).min(product.rows);
-            return Plan { chunk_rows, chunk_cols, chunk_units: most_units, packs_rows };
-        }
-        let chunk_units = part((CHUNK_UNITS / chunk_cols).max(BLOCK_UNITS));
-        let waits = chunk_units < units && !accumulates;
-        let chunk_rows = if waits { round(PARTIAL_SUMS / chunk_cols) } else { product.rows };
-        Plan { chunk_rows, chunk_cols, chunk_units, packs_rows }
-    }
 }
 
 /// A part of the product that is computed between two packings of the column operand.

@@ -7,6 +7,7 @@
 //! Which worker does which task is not fixed; results must not depend on it. Tasks therefore write disjoint outputs (see
 //! [`Parts`]) and each output element is computed in one fixed order by one task.
 
+mod freed;
 mod parts;
 mod scratch;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use freed::return_freed_memory;
 pub use parts::{ChunksMut, GridMut, Parts, SharedMut, Tile};
 pub use scratch::Scratch;
 

@@ -151,6 +151,10 @@ impl<R: Scalar> Backend for Reference<R> {
         linear::linear_backward_weight(args);
     }
 
+    fn linear_scratch_bytes(&self, _: crate::LinearShape) -> usize {
+        0
+    }
+
     fn activate(&self, args: Activate<'_, Self>) {
         activation::activate(args);
     }

@@ -20,6 +20,13 @@ pub(crate) struct Loaded {
     pub moments: TensorFile,
 }
 
+impl Loaded {
+    /// Closes the files: mapped pages that were read count as memory of the process.
+    pub fn close(self) -> (StateFile, PathBuf) {
+        (self.state, self.path)
+    }
+}
+
 /// The newest checkpoint that is whole and belongs to this run; `None` if there is none at all. Calls `damaged` for each
 /// newer one, which is renamed so that it is in nobody's way.
 pub(crate) fn newest_sound(

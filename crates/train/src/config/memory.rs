@@ -35,7 +35,7 @@ pub(super) struct Fit {
 impl RunConfig {
     /// The first combination that fits: everything kept and checkpoints in the background if possible; then cheap
     /// recomputation, then smaller micro-batches, then checkpoints that hold up training, then whole blocks again.
-    pub(super) fn fit_memory(&self, model: &ModelConfig, rows: &BatchRows, known: &Known) -> Result<Fit> {
+    pub(super) fn fit_memory(&self, model: &ModelConfig, rows: &BatchRows, known: &Known<'_>) -> Result<Fit> {
         let micros = match self.batch.micro_batch {
             Some(micro) => vec![micro],
             None => rows.micro_batches(),
@@ -76,7 +76,7 @@ impl RunConfig {
         batch: usize,
         recompute: Recompute,
         write: WriteMode,
-        known: &Known,
+        known: &Known<'_>,
     ) -> Result<MemoryPlan> {
         let sizes = self.run.dtype.sizes();
         let master = if sizes.elem < sizes.acc { MasterWeights::Kept } else { MasterWeights::None };
@@ -91,12 +91,12 @@ impl RunConfig {
         // A tensor as numbers and as bytes of a file.
         let largest = layout(model).iter().map(|spec| spec.len()).max().unwrap_or(0);
         plan.items.push(PlanItem { purpose: "checkpoint writing", bytes: (largest * (sizes.acc + 4)) as u64 });
-        plan.items.extend(known.other_memory.iter().copied());
+        plan.items.extend((known.other_memory)(self, model, batch * model.n_ctx));
         Ok(plan)
     }
 
     /// What would fit: the largest micro-batch with the least recomputation, or else the largest preset.
-    fn hint(&self, model: &ModelConfig, rows: &BatchRows, known: &Known) -> String {
+    fn hint(&self, model: &ModelConfig, rows: &BatchRows, known: &Known<'_>) -> String {
         let fits = |model: &ModelConfig, micro, recompute| {
             self.memory(model, micro, recompute, WriteMode::Blocking, known)
                 .is_ok_and(|plan| plan.total() <= known.available_memory)

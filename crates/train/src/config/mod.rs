@@ -17,7 +17,7 @@ mod parse;
 mod resolve;
 
 pub(crate) use memory::bytes;
-pub use resolve::{Known, RunPlan, Schedule};
+pub use resolve::{Known, OtherMemory, RunPlan, Schedule};
 
 #[cfg(test)]
 mod tests;

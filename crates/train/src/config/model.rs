@@ -24,7 +24,7 @@ impl RunConfig {
     }
 
     /// The model of `[model]`, or of the folder to start from, checked against the vocabulary of the data.
-    pub(super) fn model_config(&self, known: &Known) -> Result<ModelConfig> {
+    pub(super) fn model_config(&self, known: &Known<'_>) -> Result<ModelConfig> {
         let config = match (&self.run.init, self.model.is_empty()) {
             (Some(init), true) => verve_model::formats::load(init)?.config().clone(),
             (None, true) => ModelConfig::preset(DEFAULT_PRESET, Some(known.n_vocab))?,

@@ -9,8 +9,8 @@ use crate::error::{Result, TrainError};
 use crate::schedule::{BatchSchedule, DecayCurve, LrSchedule, LrShape};
 
 /// What the choices depend on besides the settings.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Known {
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
     /// Size of the data's vocabulary.
     pub n_vocab: usize,
     /// Tokens to train on.
@@ -20,10 +20,14 @@ pub struct Known {
     /// Memory that may be used, bytes; `u64::MAX` if unknown.
     pub available_memory: u64,
     /// Memory the caller needs besides, put into the plan.
-    pub other_memory: Vec<PlanItem>,
+    pub other_memory: &'a OtherMemory<'a>,
 }
 
-impl Known {
+/// Memory, by purpose, that a run of a model needs besides what [`verve_model::memory_plan`] counts, with micro-batches of
+/// so many tokens.
+pub type OtherMemory<'a> = dyn Fn(&RunConfig, &ModelConfig, usize) -> Vec<PlanItem> + 'a;
+
+impl Known<'static> {
     /// The facts of a set of shards.
     pub fn of(shards: &ShardSet, available_memory: u64) -> Self {
         Self {
@@ -31,7 +35,7 @@ impl Known {
             train_tokens: shards.n_tokens(Split::Train),
             held_out_tokens: shards.n_tokens(Split::HeldOut),
             available_memory,
-            other_memory: Vec::new(),
+            other_memory: &|_, _, _| Vec::new(),
         }
     }
 }
@@ -120,7 +124,7 @@ impl RunConfig {
     /// # Errors
     /// Values that cannot be or contradict each other; a text shorter than one row; a vocabulary larger than the model's;
     /// [`TrainError::Memory`] with the largest setting that fits.
-    pub fn resolve(&self, known: &Known) -> Result<RunPlan> {
+    pub fn resolve(&self, known: &Known<'_>) -> Result<RunPlan> {
         self.check()?;
         let model = self.model_config(known)?;
         let n_params = model.n_params();
@@ -184,7 +188,7 @@ impl RunConfig {
 
 impl RunPlan {
     /// Fixes the number of steps of a run whose budget was in minutes.
-    pub(crate) fn decide_for_minutes(&mut self, steps: u64, known: &Known) -> Result<()> {
+    pub(crate) fn decide_for_minutes(&mut self, steps: u64, known: &Known<'_>) -> Result<()> {
         let budget = &mut self.config.budget;
         budget.chosen_for_minutes = budget.minutes.take();
         budget.steps = Some(steps);
@@ -192,7 +196,7 @@ impl RunPlan {
     }
 
     /// Fills in what depends on the number of steps.
-    fn decide(&mut self, steps: u64, known: &Known) -> Result<()> {
+    fn decide(&mut self, steps: u64, known: &Known<'_>) -> Result<()> {
         let tokens = self.batch.tokens_after(steps);
         let lr = self.learning_rates(steps, tokens)?;
         let s = &mut self.config.schedule;

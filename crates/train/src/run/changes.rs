@@ -37,7 +37,7 @@ pub(super) fn identity_hash(config: &RunConfig) -> Result<String> {
 }
 
 /// Compares recorded settings with those wanted now, both with every choice filled in; returns the plan to go on with.
-pub(super) fn accept(recorded: &RunConfig, wanted: &RunConfig, known: &Known) -> Result<RunPlan> {
+pub(super) fn accept(recorded: &RunConfig, wanted: &RunConfig, known: &Known<'_>) -> Result<RunPlan> {
     let mut wanted = wanted.clone();
     if let Some(minutes) = wanted.budget.minutes {
         match recorded.budget.chosen_for_minutes {

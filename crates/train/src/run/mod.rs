@@ -10,13 +10,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use verve_model::PlanItem;
 use verve_model::formats::GenerationIds;
 use verve_ops::Backend;
 use verve_shard::{DataManifest, ShardSet, Split};
 
 use crate::checkpoint::{newest_sound, set_aside};
-use crate::config::{Known, RunConfig, RunPlan};
+use crate::config::{Known, OtherMemory, RunConfig, RunPlan};
 use crate::error::{Result, TrainError};
 use crate::files::{copy_synced, hash_file, read_json, write_atomically, write_json};
 use crate::folder::{CHECKPOINTS, CONFIG, DATA, RUN, RunFolder, TOKENIZER};
@@ -25,7 +24,7 @@ use crate::observer::{Event, Observer};
 use session::{Begin, Session};
 
 /// What a run is made of besides its settings.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Inputs<'a> {
     /// Training and held-out tokens.
     pub shards: &'a ShardSet,
@@ -38,12 +37,12 @@ pub struct Inputs<'a> {
     /// Memory that may be used, bytes; `u64::MAX` if unknown.
     pub available_memory: u64,
     /// Memory that the caller needs besides.
-    pub other_memory: Vec<PlanItem>,
+    pub other_memory: &'a OtherMemory<'a>,
 }
 
 impl Inputs<'_> {
-    fn known(&self) -> Known {
-        Known { other_memory: self.other_memory.clone(), ..Known::of(self.shards, self.available_memory) }
+    fn known(&self) -> Known<'_> {
+        Known { other_memory: self.other_memory, ..Known::of(self.shards, self.available_memory) }
     }
 }
 

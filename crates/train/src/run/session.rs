@@ -76,7 +76,9 @@ impl<'a, B: Backend, O: Observer<B>> Session<'a, B, O> {
             return Err(TrainError::setting("budget", "steps", "nothing", "give one of steps, tokens and minutes"));
         };
         let mut trainer = Trainer::new(backend, &plan, &origin)?;
-        let state = loaded.as_ref().map(|loaded| &loaded.state);
+        drop(init);
+        let resumed = loaded.map(Loaded::close);
+        let state = resumed.as_ref().map(|(state, _)| state);
         (trainer.step, trainer.tokens) = state.map_or((0, 0), |state| (state.step, state.tokens));
         let identity = Identity {
             checkpoints: folder.join(CHECKPOINTS),
@@ -104,7 +106,7 @@ impl<'a, B: Backend, O: Observer<B>> Session<'a, B, O> {
             loss: None,
             eval: None,
             begun: keep,
-            durable: loaded.as_ref().map(|loaded| (loaded.state.step, loaded.path.clone())),
+            durable: resumed.as_ref().map(|(state, path)| (state.step, path.clone())),
             failure: None,
             last_begun: Instant::now(),
         };

@@ -66,7 +66,7 @@ impl World {
             ids: GenerationIds { bos: None, eos: vec![0], pad: None },
             code_version: "test",
             available_memory: u64::MAX,
-            other_memory: Vec::new(),
+            other_memory: &|_, _, _| Vec::new(),
         }
     }
 

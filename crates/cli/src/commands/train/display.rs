@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use verve_engine::{Engine, EngineOptions, Request, SamplingParams, Vocabulary};
+use verve_engine::{Engine, EngineOptions, Request, SamplingParams, Vocabulary, memory_plan};
+use verve_model::ModelConfig;
 use verve_tokenizer::Tokenizer;
-use verve_train::{EvalRecord, Event, Observer, RunPlan, Sample, SampleRequest, StepRecord};
+use verve_train::{EvalRecord, Event, Observer, RunConfig, RunPlan, Sample, SampleRequest, StepRecord};
 
 use crate::commands::model::describe;
 use crate::device::Device;
@@ -35,6 +36,22 @@ pub struct Display<'a> {
     loss: Option<f64>,
     rate: Option<f64>,
     planned_memory: u64,
+    /// The most that was seen, when it was looked at.
+    most_memory: Option<u64>,
+}
+
+/// How samples are drawn.
+fn sampling(seed: u64, max_tokens: usize) -> SamplingParams {
+    SamplingParams { temperature: 0.8, top_p: 0.95, seed, max_tokens, ..SamplingParams::default() }
+}
+
+/// Memory for a sample now and then: weights prepared for generation, a cache.
+pub fn sample_bytes<B: Device>(backend: &B, config: &RunConfig, model: &ModelConfig) -> u64 {
+    // A token has at least a byte.
+    let prompt = vec![0; config.sample.prompt.as_ref().map_or(0, String::len)];
+    let request = Request { prompt, params: sampling(0, config.sample.max_tokens) };
+    let options = EngineOptions::default().for_requests(&[request], model);
+    memory_plan(backend, model, &options).map_or(0, |plan| plan.total())
 }
 
 impl<'a> Display<'a> {
@@ -53,12 +70,17 @@ impl<'a> Display<'a> {
             loss: None,
             rate: None,
             planned_memory: 0,
+            most_memory: None,
         }
     }
 
-    /// Memory that the run said it would need.
-    pub fn planned_memory(&self) -> u64 {
-        self.planned_memory
+    /// The most memory that was in use while the run went on, and what it said it would need.
+    pub fn memory(&self) -> Option<(u64, u64)> {
+        Some((self.most_memory?, self.planned_memory))
+    }
+
+    fn look_at_memory(&mut self) {
+        self.most_memory = self.most_memory.max(machine::memory_in_use());
     }
 
     /// Takes the live line away.
@@ -158,6 +180,7 @@ pub fn evaluation(eval: &EvalRecord) -> String {
 
 impl<B: Device> Observer<B> for Display<'_> {
     fn event(&mut self, event: &Event<'_>) {
+        self.look_at_memory();
         match event {
             Event::Planned(plan) => self.planned(plan),
             Event::Calibrating { minutes } => {
@@ -189,19 +212,19 @@ impl<B: Device> Observer<B> for Display<'_> {
 
     fn sample(&mut self, request: SampleRequest<'_, B>) -> Option<Sample> {
         let prompt = request.prompt.unwrap_or_default();
-        let params = SamplingParams {
-            temperature: 0.8,
-            top_p: 0.95,
-            seed: request.seed,
-            max_tokens: request.max_tokens,
-            ..SamplingParams::default()
-        };
+        let params = sampling(request.seed, request.max_tokens);
         let requests = [Request { prompt: self.tokenizer.encode(prompt), params }];
         let options = EngineOptions::default().for_requests(&requests, request.network.config);
         let never = AtomicBool::new(false);
+        let mut in_use = None;
         let answer = Engine::from_network(request.network, &self.vocabulary, &options)
-            .and_then(|mut engine| engine.answer(&requests, &never))
+            .and_then(|mut engine| {
+                let answers = engine.answer(&requests, &never);
+                in_use = machine::memory_in_use();
+                answers
+            })
             .and_then(|mut answers| answers.remove(0));
+        self.most_memory = self.most_memory.max(in_use);
         match answer {
             Ok(answer) => Some(Sample { prompt: prompt.to_owned(), text: answer.text }),
             Err(error) => {

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, bail};
-use verve_model::PlanItem;
 use verve_model::formats::GenerationIds;
-use verve_train::{Inputs, Outcome, RunConfig, RunFolder};
+use verve_model::plan::train_scratch_bytes;
+use verve_model::{ModelConfig, PlanItem};
+use verve_train::{Inputs, OtherMemory, Outcome, RunConfig, RunFolder};
 
 use self::display::{Display, evaluation};
 use self::prepare::Prepared;
@@ -118,7 +119,8 @@ impl OnBackend for TrainJob<'_> {
             backend.level(),
             units::short(peak)
         );
-        let inputs = inputs(prepared);
+        let other_memory = other_memory(&backend);
+        let inputs = inputs(prepared, &other_memory);
         let mut display = Display::new(&prepared.tokenizer, peak, show == Show::Plain);
         let (folder, config) = (&prepared.folder, &prepared.config);
         let outcome = match how {
@@ -127,14 +129,28 @@ impl OnBackend for TrainJob<'_> {
         };
         display.finish();
         let outcome = outcome?;
-        if let Some(peak) = machine::peak_memory() {
-            eprintln!("memory: {} at most, {} planned", units::bytes(peak), units::bytes(display.planned_memory()));
+        if let Some((most, planned)) = display.memory() {
+            eprintln!("memory: {} at most, {} planned", units::bytes(most), units::bytes(planned));
         }
         Ok(outcome)
     }
 }
 
-fn inputs(prepared: &Prepared) -> Inputs<'_> {
+/// What a run of a model holds besides the training itself. Measures what is in use now.
+fn other_memory<B: Device>(backend: &B) -> impl Fn(&RunConfig, &ModelConfig, usize) -> Vec<PlanItem> {
+    verve_cpu::pool::return_freed_memory();
+    let in_use = machine::memory_in_use().unwrap_or(0);
+    move |config, model, rows| {
+        let sample = if config.sample.every == Some(0) { 0 } else { display::sample_bytes(backend, config, model) };
+        vec![
+            PlanItem { purpose: "program and data", bytes: in_use },
+            PlanItem { purpose: "kernel scratch", bytes: train_scratch_bytes(backend, model, rows) },
+            PlanItem { purpose: "samples", bytes: sample },
+        ]
+    }
+}
+
+fn inputs<'a>(prepared: &'a Prepared, other_memory: &'a OtherMemory<'a>) -> Inputs<'a> {
     let end = prepared.shards.end_of_text();
     let in_use = machine::memory_in_use().unwrap_or(0);
     Inputs {
@@ -144,7 +160,7 @@ fn inputs(prepared: &Prepared) -> Inputs<'_> {
         code_version: crate::VERSION,
         // What is in use already is part of the plan, so that the plan can be compared with the peak.
         available_memory: Machine::detect().available.saturating_add(in_use),
-        other_memory: vec![PlanItem { purpose: "program and data", bytes: in_use }],
+        other_memory,
     }
 }
 
@@ -190,7 +206,8 @@ impl OnBackend for VerifyJob<'_> {
         let other = backend.with_threads(if threads > 1 { threads - 1 } else { 2 })?;
         eprintln!("first run with {threads} threads, second with {}", other.threads());
         let beside: PathBuf = prepared.folder.path().join("verify");
-        let inputs = inputs(prepared);
+        let other_memory = other_memory(&backend);
+        let inputs = inputs(prepared, &other_memory);
         let report = verve_train::verify_resume(
             &backend,
             &other,
