@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use verve_ops::args::*;
+use verve_ops::quant::{QuantKind, QuantPart};
 use verve_ops::{Backend, BackendError, Element, InferBackend, LinearShape};
 
 use crate::buffer::CpuBuf;
@@ -197,6 +198,14 @@ impl<E: CpuElem> InferBackend for CpuBackend<E> {
 
     fn prepared_bytes(&self, d_out: usize, d_in: usize) -> usize {
         gemm::prepared_bytes(self, d_out, d_in)
+    }
+
+    fn prepare_quantized(&self, parts: &[QuantPart<'_>], d_in: usize) -> Result<PackedWeight<E>, BackendError> {
+        gemm::prepare_quantized(self, parts, d_in)
+    }
+
+    fn prepared_quantized_bytes(&self, parts: &[(QuantKind, usize)], d_in: usize) -> usize {
+        gemm::prepared_quantized_bytes(self, parts, d_in)
     }
 
     fn embed_prepared(&self, args: EmbedPrepared<'_, Self>) {

@@ -9,6 +9,7 @@ pub mod args;
 pub mod backend;
 mod element;
 mod error;
+pub mod quant;
 pub mod reference;
 mod shape;
 

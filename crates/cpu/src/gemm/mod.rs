@@ -33,7 +33,9 @@ use crate::{CpuBackend, CpuElem};
 
 pub(crate) use self::head::{head_loss, head_loss_backward};
 pub use self::prepared::PackedWeight;
-pub(crate) use self::prepared::{embed_prepared, linear_prepared, logits, prepare, prepared_bytes};
+pub(crate) use self::prepared::{
+    embed_prepared, linear_prepared, logits, prepare, prepare_quantized, prepared_bytes, prepared_quantized_bytes,
+};
 
 fn machine<E: CpuElem>(backend: &CpuBackend<E>) -> Machine<'_> {
     Machine { isa: backend.isa(), pool: backend.pool(), scratch: backend.scratch() }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use verve_ops::BackendError;
 use verve_ops::args::{EmbedPrepared, InferEpilogue, LinearPrepared, Logits};
+use verve_ops::quant::{QuantKind, QuantPart, check_parts};
 
 use super::finish::{Finish, FinishForward, Forward, Sums};
 use super::machine;
@@ -101,6 +102,35 @@ pub(crate) fn prepare<E: CpuElem>(
         });
     }
     Ok(PackedWeight { units, d_out, d_in, nr, elem: PhantomData })
+}
+
+/// Bytes of a quantised weight once prepared.
+pub(crate) fn prepared_quantized_bytes<E: CpuElem>(
+    backend: &CpuBackend<E>,
+    parts: &[(QuantKind, usize)],
+    d_in: usize,
+) -> usize {
+    prepared_bytes(backend, parts.iter().map(|(_, rows)| rows).sum(), d_in)
+}
+
+/// Prepares the dequantised weight.
+pub(crate) fn prepare_quantized<E: CpuElem>(
+    backend: &CpuBackend<E>,
+    parts: &[QuantPart<'_>],
+    d_in: usize,
+) -> Result<PackedWeight<E>, BackendError> {
+    let d_out = check_parts(parts, d_in);
+    let mut weight = CpuBuf::<E>::zeroed(d_out * d_in)?;
+    let mut first = 0;
+    for part in parts {
+        let mut values = vec![0f32; part.rows * d_in];
+        part.kind.dequantize(part.blocks, &mut values);
+        for (to, x) in weight[first..].iter_mut().zip(values) {
+            *to = E::from_f32(x);
+        }
+        first += part.rows * d_in;
+    }
+    prepare(backend, &weight, d_out, d_in)
 }
 
 /// `out[n] = table[tokens[n]] + pos_table[positions[n]]`.

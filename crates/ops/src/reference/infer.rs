@@ -7,6 +7,7 @@ use super::embed::embed_rows;
 use super::linear::products;
 use super::{HostBuf, Reference, Scalar, check_index};
 use crate::args::{AttentionCached, EmbedPrepared, GatherRows, InferEpilogue, KvWrite, LinearPrepared, Logits};
+use crate::quant::{QuantPart, check_parts};
 use crate::{KV_BLOCK, KvShape, LinearShape};
 
 /// A weight matrix `[d_out, d_in]` as it is.
@@ -27,6 +28,18 @@ impl<R: Scalar> PlainWeight<R> {
             d_out * d_in
         );
         Self { elements: weight.as_slice().to_vec(), d_out, d_in }
+    }
+
+    /// The values of a quantised weight, part below part; panics if the blocks do not fit the sizes.
+    pub(super) fn dequantized(parts: &[QuantPart<'_>], d_in: usize) -> Self {
+        let d_out = check_parts(parts, d_in);
+        let mut elements = Vec::with_capacity(d_out * d_in);
+        for part in parts {
+            let mut values = vec![0f32; part.rows * d_in];
+            part.kind.dequantize(part.blocks, &mut values);
+            elements.extend(values.into_iter().map(R::from_f32));
+        }
+        Self { elements, d_out, d_in }
     }
 
     /// The elements, or a panic if the weight has not the given sizes.

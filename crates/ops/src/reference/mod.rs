@@ -21,6 +21,7 @@ pub use infer::PlainWeight;
 pub use scalar::Scalar;
 
 use crate::args::*;
+use crate::quant::{QuantKind, QuantPart};
 use crate::{Backend, BackendError, Buffer, Element, InferBackend};
 
 /// The reference backend, computing and storing everything in `R`.
@@ -214,6 +215,14 @@ impl<R: Scalar> InferBackend for Reference<R> {
 
     fn prepared_bytes(&self, d_out: usize, d_in: usize) -> usize {
         d_out * d_in * size_of::<R>()
+    }
+
+    fn prepare_quantized(&self, parts: &[QuantPart<'_>], d_in: usize) -> Result<PlainWeight<R>, BackendError> {
+        Ok(PlainWeight::dequantized(parts, d_in))
+    }
+
+    fn prepared_quantized_bytes(&self, parts: &[(QuantKind, usize)], d_in: usize) -> usize {
+        parts.iter().map(|(_, rows)| rows * d_in * size_of::<R>()).sum()
     }
 
     fn embed_prepared(&self, args: EmbedPrepared<'_, Self>) {
