@@ -66,6 +66,12 @@ impl Golden {
         bytemuck::pod_collect_to_vec(&self.typed(name, Dtype::F32).bytes)
     }
 
+    /// A tensor of bytes.
+    #[track_caller]
+    pub fn u8s(&self, name: &str) -> &[u8] {
+        &self.typed(name, Dtype::U8).bytes
+    }
+
     /// A tensor of `i64` that holds ids; -100, PyTorch's ignored target, becomes [`verve_ops::IGNORE_TARGET`].
     #[track_caller]
     pub fn ids(&self, name: &str) -> Vec<u32> {

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! value = scale * multiplier[group] * (code - zero)                                     without offsets
-//! value = scale * multiplier[group] * code + offset * offset_multiplier[group]          with offsets
+//! value = scale * multiplier[group] * code - offset * offset_multiplier[group]          with offsets
 //! ```
 //!
 //! All in `f32`, from left to right. No product here is ever rounded (a scale has 11 bits, a multiplier 7, a code less
@@ -226,7 +226,7 @@ pub struct Unpacked {
     pub offset: f16,
     /// For each group; 1 in formats whose blocks are one group.
     pub multipliers: [i8; 16],
-    /// For each group, never above 1; 1 in formats whose blocks are one group.
+    /// For each group; -1 in formats whose blocks are one group.
     pub offset_multipliers: [i8; 16],
 }
 
@@ -237,7 +237,7 @@ impl Default for Unpacked {
             scale: f16::ZERO,
             offset: f16::ZERO,
             multipliers: [1; 16],
-            offset_multipliers: [1; 16],
+            offset_multipliers: [-1; 16],
         }
     }
 }
@@ -251,7 +251,7 @@ impl Unpacked {
             let offset = self.offset.to_f32() * f32::from(self.offset_multipliers[group]);
             for (out, &code) in out.iter_mut().zip(codes) {
                 let product = scale * (f32::from(code) - zero);
-                *out = if kind.has_offsets() { product + offset } else { product };
+                *out = if kind.has_offsets() { product - offset } else { product };
             }
         }
     }

@@ -62,9 +62,9 @@ fn six_bit_pairs(bytes: &[u8], to: &mut Unpacked) {
     for i in 0..4 {
         let (scale, offset, both) = (bytes[i], bytes[4 + i], bytes[8 + i]);
         to.multipliers[i] = (scale & 63) as i8;
-        to.offset_multipliers[i] = -((offset & 63) as i8);
+        to.offset_multipliers[i] = (offset & 63) as i8;
         to.multipliers[4 + i] = (both & 15 | scale >> 6 << 4) as i8;
-        to.offset_multipliers[4 + i] = -((both >> 4 | offset >> 6 << 4) as i8);
+        to.offset_multipliers[4 + i] = (both >> 4 | offset >> 6 << 4) as i8;
     }
 }
 
@@ -112,7 +112,7 @@ pub(super) fn unpack(kind: QuantKind, block: &[u8], to: &mut Unpacked) {
             spread::<2, 32>(&block[16..80], codes);
             for (group, byte) in block[..16].iter().enumerate() {
                 to.multipliers[group] = (byte & 15) as i8;
-                to.offset_multipliers[group] = -((byte >> 4) as i8);
+                to.offset_multipliers[group] = (byte >> 4) as i8;
             }
         }
         QuantKind::Q3K => {
@@ -142,6 +142,6 @@ pub(super) fn unpack(kind: QuantKind, block: &[u8], to: &mut Unpacked) {
         }
     }
     if kind.block_len() == kind.group_len() {
-        (to.multipliers[0], to.offset_multipliers[0]) = (1, 1);
+        (to.multipliers[0], to.offset_multipliers[0]) = (1, -1);
     }
 }
