@@ -132,7 +132,7 @@ fn formats_differ_in_what_they_keep() {
     assert!(error(QuantKind::Q4K) < error(QuantKind::Q4_0));
     // Offsets: values far from 0 lose little.
     let far: Vec<f32> = values.iter().map(|x| x - 10.0).collect();
-    assert!(error(QuantKind::Q4K) > 5.0 * relative_error(QuantKind::Q4K, &far));
+    assert!(error(QuantKind::Q4K) > 8.0 * relative_error(QuantKind::Q4K, &far));
 }
 
 #[test]

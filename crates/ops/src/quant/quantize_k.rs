@@ -19,11 +19,14 @@ struct Affine {
 /// positive the codes begin at 0.
 fn best_affine(values: &[f32], top: f32) -> Affine {
     let low = values.iter().copied().fold(0f32, f32::min);
-    let high = values.iter().copied().fold(0f32, f32::max);
+    let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let range = high - low;
-    // Too small to be divided by, or not finite.
-    if !(f32::MIN_POSITIVE..f32::MAX).contains(&range) {
+    if !range.is_finite() {
         return Affine::default();
+    }
+    // Too small to be divided by: all values are about the same.
+    if range < f32::MIN_POSITIVE {
+        return Affine { scale: 0.0, offset: -low };
     }
     let error = |fit: Affine| -> f32 {
         let inverse = 1.0 / fit.scale;
