@@ -15,7 +15,7 @@ pub const SIMD_VARIABLE: &str = "VERVE_SIMD";
 pub enum SimdLevel {
     /// Plain Rust that the compiler vectorises for whatever the build targets (SSE2 on x86-64, NEON on aarch64).
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, VL and DQ.
     Avx512,
@@ -154,7 +154,7 @@ impl FromStr for Isa {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Isa {
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
     let avx512 = avx2
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")

@@ -11,6 +11,7 @@ mod golden;
 mod gradient;
 mod host;
 pub mod ops_suite;
+pub mod quant;
 pub mod shapes;
 pub mod tolerance;
 

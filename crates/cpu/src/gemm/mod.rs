@@ -7,7 +7,8 @@
 //! `k`; an odd `k` is filled up with a zero. Without it, `bf16` operands are widened and the chain is that of `f32`.
 //!
 //! [`plan`] cuts a product in blocks, [`product`] runs them, [`pack`] brings blocks into panels, [`tile`] has the innermost loops, [`finish`]
-//! what is fused behind them; [`head`] is the output head with its loss, [`prepared`] the weights of inference.
+//! what is fused behind them; [`head`] is the output head with its loss, [`prepared`] the weights of inference,
+//! [`quant`] those that are quantised.
 
 mod finish;
 mod head;
@@ -15,6 +16,7 @@ mod pack;
 mod plan;
 mod prepared;
 mod product;
+mod quant;
 #[cfg(test)]
 mod tests;
 mod tile;

@@ -1,5 +1,6 @@
 //! How a product is cut in chunks, and the memory that takes.
 
+use super::quant::STEP;
 use super::tile::TileSet;
 
 /// Most units of the column operand packed at once: 4 MiB, shared by all workers, in the L2 or L3 cache.
@@ -64,8 +65,8 @@ impl Plan {
         let units = units.max(1);
         let all_cols = cols.next_multiple_of(tiles.nr);
         let round = |cols: usize| (cols / tiles.nr * tiles.nr).max(tiles.nr);
-        // Equal parts. Even, so that widened pairs are not cut.
-        let part = |most: usize| units.div_ceil(units.div_ceil(most)).next_multiple_of(2);
+        // Equal parts. Whole steps of quantised panels, and so even: widened pairs are not cut.
+        let part = |most: usize| units.div_ceil(units.div_ceil(most)).next_multiple_of(STEP);
         let packs_rows = way == Way::Gradient;
         let (least_cols, most_units) = if packs_rows { (0, part(BLOCK_UNITS)) } else { (CHUNK_COLS, units) };
         let chunk_cols = round(CHUNK_UNITS / most_units).max(round(least_cols)).min(all_cols);

@@ -11,6 +11,7 @@ use super::finish::{Finish, FinishForward, Forward, Sums};
 use super::machine;
 use super::pack::{self, Block};
 use super::product::{Columns, Product, Target, multiply};
+use super::quant;
 use super::tile::{StreamArgs, StreamTile, TileSet};
 use super::view::{Order, Unit, View};
 use crate::pool::{ChunksMut, SharedMut};
@@ -23,10 +24,23 @@ const TASKS_PER_WORKER: usize = 4;
 /// Elements of one task of the embedding, about.
 const EMBED_TASK: usize = 1 << 13;
 
-/// A weight `[d_out, d_in]` in panels of as many outputs as a register tile has columns: unit `(k, o)` of panel `p` is at
-/// `(p * units + k) * nr + o`. A unit is an `f32` or two neighbours in `d_in` as `bf16`; what fills up the last panel and
-/// an odd last pair is zero. Belongs to the instruction set that prepared it.
+/// A weight `[d_out, d_in]` in panels of as many outputs as a register tile has columns. Belongs to the instruction set that
+/// prepared it.
 pub struct PackedWeight<E: CpuElem> {
+    d_out: usize,
+    d_in: usize,
+    panels: Panels<E>,
+}
+
+enum Panels<E: CpuElem> {
+    Dense(DensePanels<E>),
+    /// Parts one below the other.
+    Quantised(Vec<quant::Panels>),
+}
+
+/// Unit `(k, o)` of panel `p` is at `(p * units + k) * nr + o`. A unit is an `f32` or two neighbours in `d_in` as `bf16`;
+/// what fills up the last panel and an odd last pair is zero.
+struct DensePanels<E: CpuElem> {
     units: CpuBuf<u32>,
     d_out: usize,
     d_in: usize,
@@ -47,15 +61,36 @@ impl<E: CpuElem> PackedWeight<E> {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        self.units.len() * size_of::<u32>()
+        match &self.panels {
+            Panels::Dense(dense) => dense.units.len() * size_of::<u32>(),
+            Panels::Quantised(parts) => parts.iter().map(quant::Panels::bytes).sum(),
+        }
     }
 
+    /// Calls `store` with each element of a row, in `f32`, and its index.
+    fn row(&self, row: usize, mut store: impl FnMut(usize, f32)) {
+        match &self.panels {
+            Panels::Dense(dense) => (0..self.d_in).for_each(|col| store(col, dense.get(row, col))),
+            Panels::Quantised(parts) => {
+                let mut row = row;
+                for part in parts {
+                    if row < part.rows {
+                        return part.row(row, store);
+                    }
+                    row -= part.rows;
+                }
+            }
+        }
+    }
+}
+
+impl<E: CpuElem> DensePanels<E> {
     /// What is stored, whatever the products run on.
     fn unit() -> Unit {
         if size_of::<E>() == size_of::<f32>() { Unit::F32 } else { Unit::Pair }
     }
 
-    fn get(&self, row: usize, col: usize) -> E {
+    fn get(&self, row: usize, col: usize) -> f32 {
         let unit = Self::unit();
         let units = unit.count(self.d_in);
         let value = self.units[(row / self.nr * units + col / unit.elements()) * self.nr + row % self.nr];
@@ -64,7 +99,7 @@ impl<E: CpuElem> PackedWeight<E> {
             Unit::Pair if col.is_multiple_of(2) => value << 16,
             Unit::Pair => value & 0xffff_0000,
         };
-        E::from_f32(f32::from_bits(bits))
+        f32::from_bits(bits)
     }
 }
 
@@ -74,7 +109,7 @@ fn tiles<E: CpuElem>(backend: &CpuBackend<E>) -> &'static TileSet {
 
 /// Units of a prepared weight.
 fn packed_len<E: CpuElem>(backend: &CpuBackend<E>, d_out: usize, d_in: usize) -> usize {
-    d_out.next_multiple_of(tiles(backend).nr) * PackedWeight::<E>::unit().count(d_in)
+    d_out.next_multiple_of(tiles(backend).nr) * DensePanels::<E>::unit().count(d_in)
 }
 
 /// Bytes of a prepared weight `[d_out, d_in]`.
@@ -92,7 +127,7 @@ pub(crate) fn prepare<E: CpuElem>(
     let view = View::new::<E>(weight, d_in, Order::KInner);
     view.check(d_out, d_in);
     let nr = tiles(backend).nr;
-    let unit = PackedWeight::<E>::unit();
+    let unit = DensePanels::<E>::unit();
     let mut units = CpuBuf::zeroed(packed_len(backend, d_out, d_in))?;
     let panel_len = unit.count(d_in) * nr;
     if panel_len > 0 {
@@ -101,7 +136,8 @@ pub(crate) fn prepare<E: CpuElem>(
             pack::panels(backend.isa(), &Block { view, unit, items, k: 0..d_in }, nr, dst);
         });
     }
-    Ok(PackedWeight { units, d_out, d_in, nr, elem: PhantomData })
+    let panels = Panels::Dense(DensePanels { units, d_out, d_in, nr, elem: PhantomData });
+    Ok(PackedWeight { d_out, d_in, panels })
 }
 
 /// Bytes of a quantised weight once prepared.
@@ -110,27 +146,17 @@ pub(crate) fn prepared_quantized_bytes<E: CpuElem>(
     parts: &[(QuantKind, usize)],
     d_in: usize,
 ) -> usize {
-    prepared_bytes(backend, parts.iter().map(|(_, rows)| rows).sum(), d_in)
+    quant::prepared_bytes(backend.isa(), parts, d_in)
 }
 
-/// Prepares the dequantised weight.
+/// Repacks a quantised weight.
 pub(crate) fn prepare_quantized<E: CpuElem>(
     backend: &CpuBackend<E>,
     parts: &[QuantPart<'_>],
     d_in: usize,
 ) -> Result<PackedWeight<E>, BackendError> {
     let d_out = check_parts(parts, d_in);
-    let mut weight = CpuBuf::<E>::zeroed(d_out * d_in)?;
-    let mut first = 0;
-    for part in parts {
-        let mut values = vec![0f32; part.rows * d_in];
-        part.kind.dequantize(part.blocks, &mut values);
-        for (to, x) in weight[first..].iter_mut().zip(values) {
-            *to = E::from_f32(x);
-        }
-        first += part.rows * d_in;
-    }
-    prepare(backend, &weight, d_out, d_in)
+    Ok(PackedWeight { d_out, d_in, panels: Panels::Quantised(quant::prepare(backend, parts, d_in)?) })
 }
 
 /// `out[n] = table[tokens[n]] + pos_table[positions[n]]`.
@@ -150,14 +176,12 @@ pub(crate) fn embed_prepared<E: CpuElem>(backend: &CpuBackend<E>, args: EmbedPre
             let token = tokens[n] as usize;
             assert!(token < shape.n_vocab, "embed_prepared: tokens[{n}] is {token}, {shape:?}");
             match pos_table {
-                None => out.iter_mut().enumerate().for_each(|(c, out)| *out = table.get(token, c)),
+                None => table.row(token, |c, x| out[c] = E::from_f32(x)),
                 Some(pos) => {
                     let position = positions[n] as usize;
                     assert!(position < shape.n_positions, "embed_prepared: positions[{n}] is {position}, {shape:?}");
                     let pos = &pos[position * cols..][..cols];
-                    for (c, (out, pos)) in out.iter_mut().zip(pos).enumerate() {
-                        *out = E::from_f32(table.get(token, c).to_f32() + pos.to_f32());
-                    }
+                    table.row(token, |c, x| out[c] = E::from_f32(x + pos[c].to_f32()));
                 }
             }
         }
@@ -203,13 +227,26 @@ fn product<E: CpuElem, F: Finish>(
     rows: usize,
     finish: F,
 ) {
+    match &weight.panels {
+        Panels::Dense(dense) => dense_product(backend, inp, dense, rows, finish),
+        Panels::Quantised(parts) => quant::product(backend, inp, parts, weight.d_in, rows, finish),
+    }
+}
+
+fn dense_product<E: CpuElem, F: Finish>(
+    backend: &CpuBackend<E>,
+    inp: &[E],
+    weight: &DensePanels<E>,
+    rows: usize,
+    finish: F,
+) {
     if rows == 0 || weight.d_out == 0 {
         return;
     }
     let a = View::new::<E>(inp, weight.d_in, Order::KInner);
     let unit = Unit::of::<E>(backend.isa());
     if rows > FEW_ROWS {
-        let same = unit == PackedWeight::<E>::unit();
+        let same = unit == DensePanels::<E>::unit();
         let b = if same { Columns::Panels(&weight.units) } else { Columns::PairPanels(&weight.units) };
         let product = Product { rows, cols: weight.d_out, k: weight.d_in, unit, a, b };
         multiply(machine(backend), &product, &Target::Finish(finish));
@@ -240,7 +277,7 @@ fn product<E: CpuElem, F: Finish>(
 /// A product of few rows, which streams the panels once.
 struct Few<'a, E: CpuElem, F> {
     backend: &'a CpuBackend<E>,
-    weight: &'a PackedWeight<E>,
+    weight: &'a DensePanels<E>,
     rows: usize,
     tiles: &'static TileSet,
     finish: F,
@@ -283,7 +320,7 @@ impl<E: CpuElem, F: Finish> Few<'_, E, F> {
     }
 
     fn widens(&self) -> bool {
-        Unit::of::<E>(self.backend.isa()) != PackedWeight::<E>::unit()
+        Unit::of::<E>(self.backend.isa()) != DensePanels::<E>::unit()
     }
 
     fn stream_tile(&self, rows: usize) -> &StreamTile {
@@ -293,7 +330,7 @@ impl<E: CpuElem, F: Finish> Few<'_, E, F> {
 
     /// Some rows times some panels.
     fn tile(&self, a: &RowUnits, rows: Range<usize>, panels: Range<usize>, sums: &mut [f32]) {
-        let (nr, k) = (self.weight.nr, PackedWeight::<E>::unit().count(self.weight.d_in));
+        let (nr, k) = (self.weight.nr, DensePanels::<E>::unit().count(self.weight.d_in));
         let tile = self.stream_tile(rows.len());
         let pitch = panels.len() * nr;
         let args = |panel: usize, sums: &mut [f32]| StreamArgs {

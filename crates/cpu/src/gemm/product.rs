@@ -14,6 +14,7 @@ use std::ops::Range;
 use super::finish::{Finish, Sums};
 use super::pack::{self, Block};
 use super::plan::{BLOCK_UNITS, Plan, ROW_PADDING, TASK_SUMS, TASK_TILES, Way};
+use super::quant::{self, Panels};
 use super::tile::{LINE, Rows, TileArgs, TileSet};
 use super::view::{Order, Unit, View};
 use crate::isa::Isa;
@@ -44,6 +45,8 @@ pub(super) enum Columns<'a> {
     Panels(&'a [u32]),
     /// The same with pairs, for a product in `f32`.
     PairPanels(&'a [u32]),
+    /// Quantised, for a product in `f32`.
+    Quantised(&'a Panels),
 }
 
 /// `[rows, cols] = a [rows, k] . b [cols, k]^T`.
@@ -87,6 +90,9 @@ pub(super) fn multiply<F: Finish>(machine: Machine<'_>, product: &Product<'_>, t
         Columns::Panels(panels) => assert_eq!(panels.len(), cols.div_ceil(tiles.nr) * tiles.nr * units, "panels"),
         Columns::PairPanels(panels) => {
             assert_eq!(panels.len(), cols.div_ceil(tiles.nr) * tiles.nr * Unit::Pair.count(k), "panels of pairs");
+        }
+        Columns::Quantised(panels) => {
+            assert!(unit == Unit::F32 && panels.rows == cols && panels.d_in == k, "quantised panels");
         }
     }
     if let Target::Accumulate { out, width, row_sums } = target {
@@ -159,7 +165,7 @@ impl<F: Finish> Run<'_, '_, F> {
         self.pack(&chunk, packed, packed_rows);
         let panels = match self.product.b {
             Columns::Panels(panels) => panels,
-            Columns::View(_) | Columns::PairPanels(_) => packed,
+            Columns::View(_) | Columns::PairPanels(_) | Columns::Quantised(_) => packed,
         };
         let operands = Packed { panels, rows: packed_rows };
         let n_tiles = chunk.rows.len().div_ceil(mr);
@@ -232,6 +238,11 @@ impl<F: Finish> Run<'_, '_, F> {
                     let first = (panel * all + chunk.units.start / 2) * nr;
                     let src = &pairs[first..][..units.div_ceil(2) * nr];
                     pack::widen_pairs(self.machine.isa, src, nr, dst);
+                }
+            }
+            Columns::Quantised(all) => {
+                for (panel, dst) in panels.zip(dst.chunks_exact_mut(nr * units)) {
+                    quant::widen(self.machine.isa, all, chunk.cols.start / nr + panel, chunk.units.clone(), dst);
                 }
             }
             Columns::Panels(_) => {}

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use verve_ops::args::*;
+use verve_ops::quant::{QuantKind, QuantPart};
 use verve_ops::*;
 
 use crate::Host;
@@ -32,6 +33,27 @@ pub fn sizes<B: InferBackend>(backend: &B) {
     let ids = |len: usize| host.buffer(&vec![0u32; len]);
     let weight = backend.prepare(&elems(20), 5, 4).unwrap_or_else(|e| panic!("prepare: {e}"));
     panics("prepare", "", || drop(backend.prepare(&elems(19), 5, 4)));
+    let part = |rows, blocks| QuantPart { kind: QuantKind::Q8_0, blocks, rows };
+    let blocks = [0; 34 * 4];
+    panics("prepare_quantized, too many rows", "prepare_quantized: part 1", || {
+        drop(backend.prepare_quantized(&[part(4, &blocks), part(5, &blocks)], 32));
+    });
+    panics("prepare_quantized, half a block", "prepare_quantized: part 0", || {
+        drop(backend.prepare_quantized(&[part(8, &blocks)], 16));
+    });
+    let quantized = backend.prepare_quantized(&[part(4, &blocks)], 32).unwrap_or_else(|e| panic!("{e}"));
+    for (d_in, d_out) in [(32, 5), (64, 4)] {
+        panics("linear_prepared with another quantised weight", "", || {
+            backend.linear_prepared(LinearPrepared {
+                inp: &elems(64),
+                weight: &quantized,
+                bias: None,
+                out: &mut elems(5),
+                epilogue: InferEpilogue::Store,
+                shape: LinearShape { rows: 1, d_in, d_out },
+            });
+        });
+    }
     panics("embed_prepared", "embed_prepared: out", || {
         let (tokens, out) = (ids(3), &mut elems(11));
         backend.embed_prepared(EmbedPrepared {

@@ -30,6 +30,7 @@ mod misuse;
 mod norm;
 mod optimizer;
 mod prepared;
+mod quantized;
 mod rope;
 mod transfers;
 
@@ -131,6 +132,26 @@ pub fn rows_are_independent<B: InferBackend>(backend: &B) {
     prepared::rows_are_independent(backend);
 }
 
+/// `linear_prepared` and `logits` with quantised weights of every format, and of several in one weight.
+pub fn quantized_products<B: InferBackend>(backend: &B) {
+    quantized::products(backend);
+}
+
+/// [`rows_are_independent`] for quantised weights.
+pub fn quantized_rows_are_independent<B: InferBackend>(backend: &B) {
+    quantized::rows_are_independent(backend);
+}
+
+/// `embed_prepared` from a quantised table: the dequantised values.
+pub fn quantized_embed<B: InferBackend>(backend: &B) {
+    quantized::embed(backend);
+}
+
+/// Blocks whose scales are no numbers harm only their own outputs.
+pub fn quantized_damaged<B: InferBackend>(backend: &B) {
+    quantized::damaged(backend);
+}
+
 /// Wrong sizes panic before anything is read or written.
 pub fn wrong_sizes<B: InferBackend>(backend: &B) {
     misuse::sizes(backend);
@@ -158,6 +179,7 @@ fn all_outputs<B: InferBackend>(backend: &B) -> Vec<(String, case::Outputs)> {
     outputs.extend(case::run_all(backend, &loss::cases::<B>()));
     outputs.extend(case::run_all(backend, &optimizer::cases::<B>()));
     outputs.extend(cached::outputs(backend));
+    outputs.extend(quantized::outputs(backend));
     outputs.extend(transfers::outputs(backend));
     outputs
 }
@@ -188,7 +210,8 @@ macro_rules! backend_tests {
             $make;
             moves round sum_squares embed norm linear linear_backward activation rope attention attention_backward
             head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached rows_are_independent
-            wrong_sizes ids_out_of_range
+            quantized_products quantized_rows_are_independent quantized_embed quantized_damaged wrong_sizes
+            ids_out_of_range
         );
     };
     ($make:expr; $($family:ident)*) => {

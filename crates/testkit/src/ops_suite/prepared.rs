@@ -155,7 +155,7 @@ impl EmbedRows {
 }
 
 /// Asserts that an operation on some of 66 rows gives the bits that it gives for them among all.
-fn rows_stand_alone(what: &str, run: impl Fn(Range<usize>) -> Vec<f64>) {
+pub(super) fn rows_stand_alone(what: &str, run: impl Fn(Range<usize>) -> Vec<f64>) {
     let rows = 66;
     let all = run(0..rows);
     let width = all.len() / rows;

@@ -2,6 +2,7 @@
 
 mod layers;
 mod products;
+mod quantized;
 
 use half::bf16;
 use verve_ops::{Backend, Real};

@@ -8,7 +8,7 @@
 // Rows, panels and vectors index several things at once; plain indices say it best.
 #![allow(clippy::needless_range_loop)]
 
-mod vector;
+pub(super) mod vector;
 
 use vector::Vector;
 

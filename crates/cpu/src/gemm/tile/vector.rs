@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 /// Some `f32` side by side, or as many pairs of `bf16`.
 ///
 /// All methods are inlined into functions that enable the vector's instructions.
-pub(super) trait Vector: Copy {
+pub(in crate::gemm) trait Vector: Copy {
     const LANES: usize;
 
     /// # Safety
@@ -33,7 +33,7 @@ pub(super) trait Vector: Copy {
 /// What the compiler makes of plain loops. Rounds after the multiplication unless the build target has fused
 /// multiply-add: emulating that in software would be slower by orders of magnitude.
 #[derive(Clone, Copy)]
-pub(super) struct Portable([f32; 4]);
+pub(in crate::gemm) struct Portable(pub(in crate::gemm) [f32; 4]);
 
 impl Portable {
     #[inline(always)]
@@ -88,7 +88,7 @@ impl Vector for Portable {
 /// Eight lanes of AVX2 with FMA.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(__m256);
+pub(in crate::gemm) struct Avx2(pub(in crate::gemm) __m256);
 
 #[cfg(target_arch = "x86_64")]
 impl Vector for Avx2 {
@@ -134,7 +134,7 @@ impl Vector for Avx2 {
 /// Sixteen lanes of AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(in crate::gemm) struct Avx512(pub(in crate::gemm) __m512);
 
 #[cfg(target_arch = "x86_64")]
 impl Vector for Avx512 {

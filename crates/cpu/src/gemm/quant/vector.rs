@@ -1,0 +1,209 @@
+//! What the kernels need of a vector to read codes and scales.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use half::f16;
+
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::tile::vector::{Avx2, Avx512};
+use crate::gemm::tile::vector::{Portable, Vector};
+
+/// Vectors that read codes out of 32-bit words, one word for each lane.
+pub(super) trait Codes: Vector {
+    /// A word for each lane.
+    type Words: Copy;
+
+    /// # Safety
+    /// For all methods: the host has the vector's instructions; pointers are valid for [`Vector::LANES`] elements.
+    unsafe fn words(from: *const u8) -> Self::Words;
+    /// Each word shifted right by `n` bits, `0 <= n < 32`, or left by `-n`.
+    unsafe fn shifted(words: Self::Words, n: i32) -> Self::Words;
+    /// Each word `& mask`.
+    unsafe fn masked(words: Self::Words, mask: u32) -> Self::Words;
+    /// Each word `| (high & mask)`.
+    unsafe fn joined(words: Self::Words, high: Self::Words, mask: u32) -> Self::Words;
+    /// Byte `BYTE` of each word, as a number.
+    unsafe fn byte<const BYTE: i32>(words: Self::Words) -> Self;
+    /// Bits `shift..shift + 4` of each word, as a number.
+    unsafe fn nibble(words: Self::Words, shift: i32) -> Self;
+    /// Numbers of 16 bits, widened.
+    unsafe fn halves(from: *const u8) -> Self;
+    /// Signed bytes, as numbers.
+    unsafe fn bytes(from: *const u8) -> Self;
+}
+
+impl Codes for Portable {
+    type Words = [u32; 4];
+
+    #[inline(always)]
+    unsafe fn words(from: *const u8) -> [u32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<[u32; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn shifted(words: [u32; 4], n: i32) -> [u32; 4] {
+        words.map(|word| if n >= 0 { word >> n } else { word << -n })
+    }
+    #[inline(always)]
+    unsafe fn masked(words: [u32; 4], mask: u32) -> [u32; 4] {
+        words.map(|word| word & mask)
+    }
+    #[inline(always)]
+    unsafe fn joined(mut words: [u32; 4], high: [u32; 4], mask: u32) -> [u32; 4] {
+        for (word, high) in words.iter_mut().zip(high) {
+            *word |= high & mask;
+        }
+        words
+    }
+    #[inline(always)]
+    unsafe fn byte<const BYTE: i32>(words: [u32; 4]) -> Self {
+        // As `i32`, which the base instruction set converts.
+        Portable(words.map(|word| (word >> (8 * BYTE) & 255) as i32 as f32))
+    }
+    #[inline(always)]
+    unsafe fn nibble(words: [u32; 4], shift: i32) -> Self {
+        Portable(words.map(|word| (word >> shift & 15) as i32 as f32))
+    }
+    #[inline(always)]
+    unsafe fn halves(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        Portable(unsafe { from.cast::<[u16; 4]>().read_unaligned() }.map(|bits| f16::from_bits(bits).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        Portable(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
+    }
+}
+
+/// Moves byte `byte` of each word to the place of its first and clears the rest.
+#[cfg(target_arch = "x86_64")]
+const fn first_byte(byte: i32) -> [u8; 64] {
+    let mut places = [0x80; 64];
+    let mut i = 0;
+    while i < 64 {
+        // Places count within 16 bytes.
+        places[i] = (i % 16) as u8 + byte as u8;
+        i += 4;
+    }
+    places
+}
+
+#[cfg(target_arch = "x86_64")]
+static FIRST_BYTE: [[u8; 64]; 4] = [first_byte(0), first_byte(1), first_byte(2), first_byte(3)];
+
+#[cfg(target_arch = "x86_64")]
+impl Codes for Avx2 {
+    type Words = __m256i;
+
+    #[inline(always)]
+    unsafe fn words(from: *const u8) -> __m256i {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn shifted(words: __m256i, n: i32) -> __m256i {
+        // SAFETY: as above.
+        unsafe {
+            match n {
+                0 => words,
+                1.. => _mm256_srlv_epi32(words, _mm256_set1_epi32(n)),
+                _ => _mm256_sllv_epi32(words, _mm256_set1_epi32(-n)),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn masked(words: __m256i, mask: u32) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_and_si256(words, _mm256_set1_epi32(mask as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn joined(words: __m256i, high: __m256i, mask: u32) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_or_si256(words, Self::masked(high, mask)) }
+    }
+    #[inline(always)]
+    unsafe fn byte<const BYTE: i32>(words: __m256i) -> Self {
+        // SAFETY: as above; the table has 64 bytes.
+        unsafe {
+            let places = _mm256_loadu_si256(FIRST_BYTE[BYTE as usize].as_ptr().cast());
+            Avx2(_mm256_cvtepi32_ps(_mm256_shuffle_epi8(words, places)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn nibble(words: __m256i, shift: i32) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx2(_mm256_cvtepi32_ps(Self::masked(Self::shifted(words, shift), 15))) }
+    }
+    #[inline(always)]
+    unsafe fn halves(from: *const u8) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx2(_mm256_cvtph_ps(_mm_loadu_si128(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx2(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())))) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Codes for Avx512 {
+    type Words = __m512i;
+
+    #[inline(always)]
+    unsafe fn words(from: *const u8) -> __m512i {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn shifted(words: __m512i, n: i32) -> __m512i {
+        // SAFETY: as above.
+        unsafe {
+            match n {
+                0 => words,
+                1.. => _mm512_srlv_epi32(words, _mm512_set1_epi32(n)),
+                _ => _mm512_sllv_epi32(words, _mm512_set1_epi32(-n)),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn masked(words: __m512i, mask: u32) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_and_si512(words, _mm512_set1_epi32(mask as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn joined(words: __m512i, high: __m512i, mask: u32) -> __m512i {
+        // SAFETY: as above. The truth table is that of `a | (b & c)`.
+        unsafe { _mm512_ternarylogic_epi32::<0xf8>(words, high, _mm512_set1_epi32(mask as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn byte<const BYTE: i32>(words: __m512i) -> Self {
+        // SAFETY: as above; the table has 64 bytes.
+        unsafe {
+            let places = _mm512_loadu_si512(FIRST_BYTE[BYTE as usize].as_ptr().cast());
+            Avx512(_mm512_cvtepi32_ps(_mm512_shuffle_epi8(words, places)))
+        }
+    }
+    /// A look-up: the permutation reads only the low four bits of each index, so that nothing needs a mask.
+    #[inline(always)]
+    unsafe fn nibble(words: __m512i, shift: i32) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let numbers =
+                _mm512_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0);
+            Avx512(_mm512_permutexvar_ps(Self::shifted(words, shift), numbers))
+        }
+    }
+    #[inline(always)]
+    unsafe fn halves(from: *const u8) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))) }
+    }
+}
