@@ -134,7 +134,7 @@ mod tests {
         }
         // Ids 256 and 257 stand for nothing.
         ranks.push_str(&format!("{} 258\n", base64(b"ab")));
-        let added = vec![verve_tokenizer::AddedToken { id: 259, content: "<|endoftext|>".to_owned(), special: true }];
+        let added = vec![verve_tokenizer::AddedToken::special("<|endoftext|>", 259)];
         let tokenizer = Tokenizer::from_tiktoken(ranks.as_bytes(), Some(added)).unwrap();
         let vocabulary = Vocabulary::new(&tokenizer);
         assert_eq!(vocabulary.n_vocab(), 260);

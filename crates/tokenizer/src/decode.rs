@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TextStart, Tokenizer};
 
 /// Turns bytes that arrive in parts into text, never giving out half a character.
 ///
@@ -77,13 +77,14 @@ fn append_complete<'a>(mut bytes: &'a [u8], text: &mut String) -> &'a [u8] {
 #[derive(Clone, Debug)]
 pub struct StreamDecoder {
     tokenizer: Arc<Tokenizer>,
+    start: TextStart,
     utf8: Utf8Stream,
 }
 
 impl StreamDecoder {
     /// A decoder at the start of a text.
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { tokenizer, utf8: Utf8Stream::new() }
+        Self { start: TextStart::new(&tokenizer), tokenizer, utf8: Utf8Stream::new() }
     }
 
     /// Takes one id and returns the text that is complete now.
@@ -92,11 +93,12 @@ impl StreamDecoder {
     /// [`crate::Error::UnknownToken`] for an id outside the vocabulary; the stream stays as it was.
     pub fn push(&mut self, id: u32) -> Result<&str> {
         let bytes = self.tokenizer.checked_bytes(id)?;
-        Ok(self.utf8.push(bytes))
+        Ok(self.utf8.push(&self.start.strip(bytes)))
     }
 
     /// Ends the text: an incomplete character becomes U+FFFD. The decoder is then at the start of a new text.
     pub fn finish(&mut self) -> &str {
+        self.start = TextStart::new(&self.tokenizer);
         self.utf8.finish()
     }
 }

@@ -8,18 +8,23 @@
 
 mod added;
 mod bytes;
+mod charsmap;
 mod decode;
 mod encode;
 mod error;
 mod format;
+mod gguf;
+mod rules;
 mod split;
 mod tokenizer;
 pub mod train;
 mod vocab;
+mod word;
 
 pub use added::SpecialTokens;
 pub use decode::{StreamDecoder, Utf8Stream};
 pub use error::{Error, Result};
+pub use gguf::GgufVocab;
 pub use split::PreSplit;
 pub use tokenizer::{END_OF_TEXT, Summary, Tokenizer};
-pub use vocab::AddedToken;
+pub use vocab::{AddedToken, Matching};

@@ -1,12 +1,14 @@
 //! The tokenizer: one value that encodes, decodes and knows its own identity.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::added::{Matcher, SpecialTokens};
+use crate::added::{Matchers, Part, SpecialTokens};
 use crate::encode::{Encoder, Merge};
 use crate::error::{Error, Result};
+use crate::rules::{Rules, Strip};
 use crate::split::PreSplit;
-use crate::vocab::{AddedToken, Kind, Parts, Vocab};
+use crate::vocab::{AddedToken, Kind, Matching, Parts, Vocab};
 
 /// Name of the token that ends a document.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -21,9 +23,10 @@ pub struct Tokenizer {
     vocab: Vocab,
     encoder: Encoder,
     /// Added tokens that are found in every text.
-    always: Matcher,
+    always: Matchers,
     /// All added tokens.
-    all: Matcher,
+    all: Matchers,
+    rules: Rules,
     special_ids: HashMap<String, u32>,
     hash: String,
 }
@@ -49,18 +52,19 @@ pub struct Summary {
 impl Tokenizer {
     pub(crate) fn from_parts(origin: &str, parts: Parts) -> Result<Self> {
         let split = parts.split;
+        let rules = parts.rules.clone();
         let (vocab, table) = Vocab::new(origin, parts)?;
-        let hash = canonical_hash(&vocab, table.merges(), split);
+        let hash = canonical_hash(&vocab, table.merges(), split, &rules);
         let whole = vocab.iter().filter(|(_, kind, _)| match kind {
             Kind::Merged => true,
             Kind::Unreachable => vocab.whole_pieces,
             Kind::Added | Kind::Unused => false,
         });
         let encoder = Encoder::new(split, table, whole.map(|(id, _, bytes)| (bytes, id)));
-        let always = Matcher::new(vocab.added.iter().filter(|token| !token.special));
-        let all = Matcher::new(vocab.added.iter());
+        let always = Matchers::new(origin, vocab.added.iter().filter(|token| !token.special), &rules)?;
+        let all = Matchers::new(origin, vocab.added.iter(), &rules)?;
         let special_ids = vocab.added.iter().map(|token| (token.content.clone(), token.id)).collect();
-        Ok(Self { vocab, encoder, always, all, special_ids, hash })
+        Ok(Self { vocab, encoder, always, all, rules, special_ids, hash })
     }
 
     /// Ids of `text`. Special tokens written out in it are text like any other.
@@ -88,19 +92,55 @@ impl Tokenizer {
     }
 
     fn encode_segments(&self, text: &[u8], specials: SpecialTokens, out: &mut Vec<u32>) {
-        let matcher = match specials {
+        let matchers = match specials {
             SpecialTokens::Ordinary => &self.always,
             SpecialTokens::Parse => &self.all,
         };
-        let mut start = 0;
-        if !matcher.is_empty() {
-            while let Some((from, to, id)) = matcher.find(text, start) {
-                self.encoder.encode_into(&text[start..from], out);
-                out.push(id);
-                start = to;
-            }
+        if matchers.is_empty() && self.rules.is_plain() {
+            return self.encoder.encode_into(text, out);
         }
-        self.encoder.encode_into(&text[start..], out);
+        matchers.raw.parts(text, |part| match part {
+            Part::Token(id) => out.push(id),
+            Part::Text(from, to) => {
+                let normal = self.rules.normalize(&text[from..to]);
+                matchers.normalized.parts(&normal, |part| match part {
+                    Part::Token(id) => out.push(id),
+                    Part::Text(start, end) => {
+                        let at_start = from == 0 && start == 0;
+                        let ready = self.rules.prepare(Cow::Borrowed(&normal[start..end]), at_start);
+                        self.encoder.encode_into(&ready, out);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Ids of `text` with the tokens that the model expects around it, as its makers' template says.
+    pub fn encode_with_specials(&self, text: &str, specials: SpecialTokens) -> Vec<u32> {
+        let mut out = self.rules.front.clone();
+        self.encode_segments(text.as_bytes(), specials, &mut out);
+        out.extend_from_slice(&self.rules.back);
+        out
+    }
+
+    /// Id of the token that begins a text, if the file names one.
+    pub fn bos(&self) -> Option<u32> {
+        self.rules.bos
+    }
+
+    /// Id of the token that ends a text or an answer, if the file names one.
+    pub fn eos(&self) -> Option<u32> {
+        self.rules.eos
+    }
+
+    /// Whether [`Self::encode_with_specials`] puts [`Self::bos`] in front.
+    pub fn adds_bos(&self) -> bool {
+        self.rules.bos.is_some() && self.rules.front.first() == self.rules.bos.as_ref()
+    }
+
+    /// Whether [`Self::encode_with_specials`] puts [`Self::eos`] behind the text.
+    pub fn adds_eos(&self) -> bool {
+        self.rules.eos.is_some() && self.rules.back.first() == self.rules.eos.as_ref()
     }
 
     /// Text of `ids`. Bytes that are no UTF-8 become U+FFFD as in [`String::from_utf8_lossy`].
@@ -112,14 +152,16 @@ impl Tokenizer {
         Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 
-    /// Bytes of `ids`, exactly those that were encoded.
+    /// Bytes of `ids`, exactly those that were encoded. A tokenizer with a normaliser, or one that puts a space in
+    /// front of text, gives the normalised text; that space is not given back.
     ///
     /// # Errors
     /// [`Error::UnknownToken`] for an id outside the vocabulary.
     pub fn decode_bytes(&self, ids: &[u32]) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(ids.len() * 4);
+        let mut start = TextStart::new(self);
         for id in ids {
-            bytes.extend_from_slice(self.checked_bytes(*id)?);
+            bytes.extend_from_slice(&start.strip(self.checked_bytes(*id)?));
         }
         Ok(bytes)
     }
@@ -193,6 +235,10 @@ impl Tokenizer {
         }
     }
 
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     pub(crate) fn vocab(&self) -> &Vocab {
         &self.vocab
     }
@@ -202,10 +248,36 @@ impl Tokenizer {
     }
 }
 
+/// Drops what a decoder drops at the start of a text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TextStart(Strip);
+
+impl TextStart {
+    pub(crate) fn new(tokenizer: &Tokenizer) -> Self {
+        Self(tokenizer.rules.strip)
+    }
+
+    /// What the next token's bytes add to the text.
+    pub(crate) fn strip<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.0 {
+            Strip::None => Cow::Borrowed(bytes),
+            Strip::Space if bytes.is_empty() => Cow::Borrowed(bytes),
+            Strip::Space => {
+                self.0 = Strip::None;
+                Cow::Borrowed(bytes.strip_prefix(b" ").unwrap_or(bytes))
+            }
+            Strip::FirstToken => {
+                self.0 = Strip::None;
+                Cow::Owned(bytes.iter().copied().filter(|byte| *byte != b' ').collect())
+            }
+        }
+    }
+}
+
 /// Version of what is hashed; a change of ids that the fields below do not show would need another.
 const HASH_DOMAIN: &[u8] = b"verve tokenizer 1";
 
-fn canonical_hash(vocab: &Vocab, merges: &[Merge], split: PreSplit) -> String {
+fn canonical_hash(vocab: &Vocab, merges: &[Merge], split: PreSplit, rules: &Rules) -> String {
     let mut text = Vec::with_capacity(vocab.n_vocab() * 24);
     let mut put = |bytes: &[u8]| {
         text.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
@@ -229,6 +301,15 @@ fn canonical_hash(vocab: &Vocab, merges: &[Merge], split: PreSplit) -> String {
     for merge in merges {
         put(&merge.left.to_le_bytes());
         put(&merge.right.to_le_bytes());
+    }
+    // What decides no id is left out (roles, what decoding drops), and so is what GPT-2's form does not have.
+    if !rules.is_plain() {
+        put(b"rules");
+        put(format!("{:?}{:?}", rules.normalizer, rules.prefix).as_bytes());
+    }
+    for token in vocab.added.iter().filter(|token| token.matching != Matching::default()) {
+        put(b"matching");
+        put(format!("{} {:?}", token.id, token.matching).as_bytes());
     }
     blake3::hash(&text).to_hex().to_string()
 }

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use crate::bytes::{byte_to_char, spell};
 use crate::encode::{LongScratch, Merge, MergeTable};
 use crate::error::{Error, Result};
+use crate::rules::Rules;
 use crate::split::PreSplit;
 
 /// Most token ids a vocabulary may have.
@@ -29,6 +30,28 @@ pub struct AddedToken {
     /// Whether it steers a model (end of text, role marks). Special tokens are only found in text when asked for;
     /// other added tokens (such as runs of spaces in code models) always are.
     pub special: bool,
+    /// How it is found in text.
+    pub matching: Matching,
+}
+
+impl AddedToken {
+    /// A special token, found exactly as it is written.
+    pub fn special(content: impl Into<String>, id: u32) -> Self {
+        Self { content: content.into(), id, special: true, matching: Matching::default() }
+    }
+}
+
+/// How an added token is found in text, in the terms of Hugging Face's files. By default exactly as it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Matching {
+    /// Only where no word character (letter, mark, digit, connector) touches it.
+    pub single_word: bool,
+    /// White space in front of it belongs to it.
+    pub lstrip: bool,
+    /// White space behind it belongs to it.
+    pub rstrip: bool,
+    /// It is looked for, itself normalised, in the text after the normaliser.
+    pub normalized: bool,
 }
 
 /// What a file says, before checks.
@@ -43,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) added: Vec<AddedToken>,
     /// Whether a piece that is a token as a whole becomes it even if merging would not make it.
     pub(crate) whole_pieces: bool,
+    /// What happens around the model.
+    pub(crate) rules: Rules,
 }
 
 /// What an id stands for.
@@ -73,7 +98,8 @@ pub(crate) struct Vocab {
 impl Vocab {
     /// Checks the parts and brings them into canonical form, with the merges. `origin` names the source in errors.
     pub(crate) fn new(origin: &str, parts: Parts) -> Result<(Self, MergeTable)> {
-        let n_vocab = check_ids(origin, &parts)?;
+        let n_vocab = check_ids(origin, &parts.tokens, &parts.added)?;
+        check_not_added(origin, &parts)?;
         let mut bytes_of: Vec<&[u8]> = vec![&[]; n_vocab];
         let mut kinds = vec![Kind::Unused; n_vocab];
         for (bytes, id) in &parts.tokens {
@@ -96,16 +122,25 @@ impl Vocab {
         let table = MergeTable::new(live, byte_tokens, n_vocab);
         let whole_pieces = parts.whole_pieces && kinds.contains(&Kind::Unreachable);
 
-        let mut offsets = Vec::with_capacity(n_vocab + 1);
+        Ok((Self::packed(bytes_of.into_iter(), kinds, parts.added.clone(), whole_pieces), table))
+    }
+
+    /// A vocabulary from the bytes and the kind of every id, checked before.
+    pub(crate) fn packed<'a>(
+        bytes_of: impl Iterator<Item = &'a [u8]>,
+        kinds: Vec<Kind>,
+        mut added: Vec<AddedToken>,
+        whole_pieces: bool,
+    ) -> Self {
+        let mut offsets = Vec::with_capacity(kinds.len() + 1);
         let mut blob = Vec::new();
         for bytes in bytes_of {
             offsets.push(blob.len() as u32);
             blob.extend_from_slice(bytes);
         }
         offsets.push(blob.len() as u32);
-        let mut added = parts.added;
         added.sort_by_key(|token| token.id);
-        Ok((Self { blob, offsets, kinds, added, whole_pieces }, table))
+        Self { blob, offsets, kinds, added, whole_pieces }
     }
 
     pub(crate) fn n_vocab(&self) -> usize {
@@ -126,11 +161,10 @@ impl Vocab {
 }
 
 /// Checks sizes, ids and names; returns the number of ids.
-fn check_ids(origin: &str, parts: &Parts) -> Result<usize> {
-    let count = parts.tokens.len() + parts.added.len();
-    let added = parts.added.iter().map(|token| (token.content.as_bytes(), token.id));
-    let all = || parts.tokens.iter().map(|(bytes, id)| (bytes.as_slice(), *id)).chain(added.clone());
-    let place = |bytes: &[u8]| format!("token {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
+pub(crate) fn check_ids(origin: &str, tokens: &[(Vec<u8>, u32)], added: &[AddedToken]) -> Result<usize> {
+    let count = tokens.len() + added.len();
+    let added_bytes = added.iter().map(|token| (token.content.as_bytes(), token.id));
+    let all = || tokens.iter().map(|(bytes, id)| (bytes.as_slice(), *id)).chain(added_bytes.clone());
     // Some room for unused ids, but not so much that one absurd id costs gigabytes.
     let limit = (2 * count + 1024).min(MAX_VOCAB);
     let mut seen = HashSet::with_capacity(count);
@@ -152,21 +186,32 @@ fn check_ids(origin: &str, parts: &Parts) -> Result<usize> {
     if u32::try_from(total).is_err() {
         return Err(Error::malformed(origin, "vocabulary", format!("{total} bytes of tokens; at most 4 GiB")));
     }
-    let spelled: HashSet<&str> = parts.added.iter().map(|token| token.content.as_str()).collect();
-    if spelled.len() < parts.added.len() {
+    let spelled: HashSet<&str> = added.iter().map(|token| token.content.as_str()).collect();
+    if spelled.len() < added.len() {
         return Err(Error::malformed(origin, "added tokens", "two have the same text"));
     }
-    let mut distinct = HashSet::with_capacity(parts.tokens.len());
+    let mut distinct = HashSet::with_capacity(tokens.len());
+    if let Some((bytes, _)) = tokens.iter().find(|(bytes, _)| !distinct.insert(bytes.as_slice())) {
+        return Err(Error::malformed(origin, place(bytes), "listed twice"));
+    }
+    Ok(all().map(|(_, id)| id as usize + 1).max().unwrap_or(0))
+}
+
+/// A token in an error message.
+fn place(bytes: &[u8]) -> String {
+    format!("token {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(80)]))
+}
+
+/// Files could not say which one is meant if an ordinary token were written like an added one.
+fn check_not_added(origin: &str, parts: &Parts) -> Result<()> {
+    let spelled: HashSet<&str> = parts.added.iter().map(|token| token.content.as_str()).collect();
     for (bytes, _) in &parts.tokens {
-        if !distinct.insert(bytes.as_slice()) {
-            return Err(Error::malformed(origin, place(bytes), "listed twice"));
-        }
         if !spelled.is_empty() && spelled.contains(spell(bytes).as_str()) {
             let problem = "is an ordinary token and an added token with another id";
             return Err(Error::malformed(origin, place(bytes), problem));
         }
     }
-    Ok(all().map(|(_, id)| id as usize + 1).max().unwrap_or(0))
+    Ok(())
 }
 
 /// The token of each byte.

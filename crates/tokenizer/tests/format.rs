@@ -190,8 +190,8 @@ fn what_is_not_reproduced_is_refused_by_name() {
         (
             "/pre_tokenizer",
             json!({"type": "Sequence", "pretokenizers": [
-            {"type": "Digits", "individual_digits": true}, {"type": "ByteLevel", "add_prefix_space": false}]}),
-            "pre_tokenizer Digits",
+            {"type": "Digits", "individual_digits": false}, {"type": "ByteLevel", "add_prefix_space": false}]}),
+            "Digits with individual_digits false",
         ),
         ("/post_processor", json!({"type": "TemplateProcessing"}), "post_processor TemplateProcessing"),
         ("/decoder", json!({"type": "WordPiece"}), "decoder WordPiece"),
@@ -303,7 +303,7 @@ fn whole_pieces_become_their_token_when_the_file_says_so() {
 fn saving_where_it_cannot_be_names_the_file() {
     let error = small().save("/nonexistent/folder/tokenizer.json").unwrap_err();
     assert!(error.to_string().starts_with("/nonexistent/folder/tokenizer.json: "), "{error}");
-    let added = vec![AddedToken { content: "t".into(), id: 1000, special: true }];
+    let added = vec![AddedToken::special("t", 1000)];
     let error = Tokenizer::from_tiktoken(other_forms(small()).2.as_bytes(), Some(added)).unwrap_err();
     assert!(error.to_string().contains("added token with another id"), "{error}");
 }

@@ -10,6 +10,48 @@ use verve_tokenizer::PreSplit;
 
 const PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// What each splitter stands for.
+struct Oracle {
+    gpt2: Regex,
+    llama3: Regex,
+    qwen2: Regex,
+    number: Regex,
+}
+
+impl Oracle {
+    fn new() -> Self {
+        let regex = |pattern| Regex::new(pattern).unwrap();
+        Self { gpt2: regex(PATTERN), llama3: regex(LLAMA3), qwen2: regex(QWEN2), number: regex(r"\p{N}") }
+    }
+
+    fn check(&self, text: &str) {
+        let short = || text.chars().take(80).collect::<String>();
+        for (split, pattern) in
+            [(PreSplit::Gpt2, &self.gpt2), (PreSplit::Llama3, &self.llama3), (PreSplit::Qwen2, &self.qwen2)]
+        {
+            assert!(pieces_of(split, text) == expected(pattern, text), "{split:?} {:?}", short());
+        }
+        // Every number alone, and the pattern on what lies between.
+        let mut parts = Vec::new();
+        let mut done = 0;
+        for found in self.number.find_iter(text).map(Result::unwrap) {
+            parts.extend(expected(&self.gpt2, &text[done..found.start()]));
+            parts.push(found.as_str());
+            done = found.end();
+        }
+        parts.extend(expected(&self.gpt2, &text[done..]));
+        assert!(pieces_of(PreSplit::SmolLm, text) == parts, "smollm {:?}", short());
+    }
+}
+
+fn pieces_of(split: PreSplit, text: &str) -> Vec<&str> {
+    split.pieces(text.as_bytes()).map(|piece| std::str::from_utf8(piece).unwrap()).collect()
+}
+
 fn expected<'a>(pattern: &Regex, text: &'a str) -> Vec<&'a str> {
     pattern.find_iter(text).map(|found| found.unwrap().as_str()).collect()
 }
@@ -50,9 +92,9 @@ fn every_code_point_has_the_class_of_the_oracle() {
 
 #[test]
 fn equals_the_pattern_on_hostile_and_shared_text() {
-    let pattern = Regex::new(PATTERN).unwrap();
-    for text in common::hostile_texts().iter().chain(&common::shared_texts()) {
-        assert!(pieces(text) == expected(&pattern, text), "{:?}", text.chars().take(80).collect::<String>());
+    let oracle = Oracle::new();
+    for text in common::hostile_texts().iter().chain(&common::shared_texts()).chain(&common::samples()) {
+        oracle.check(text);
     }
 }
 
@@ -77,15 +119,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn equals_the_pattern(text in common::any_text()) {
-        thread_local!(static ORACLE: Regex = Regex::new(PATTERN).unwrap());
-        ORACLE.with(|pattern| assert_eq!(pieces(&text), expected(pattern, &text)));
+    fn equals_the_patterns(text in common::any_text()) {
+        thread_local!(static ORACLE: Oracle = Oracle::new());
+        ORACLE.with(|oracle| oracle.check(&text));
     }
 
     #[test]
     fn pieces_of_any_bytes_join_to_them(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let pieces: Vec<&[u8]> = PreSplit::Gpt2.pieces(&bytes).collect();
-        prop_assert!(pieces.iter().all(|piece| !piece.is_empty()));
-        prop_assert_eq!(pieces.concat(), bytes);
+        for split in [PreSplit::Gpt2, PreSplit::SmolLm, PreSplit::Llama3, PreSplit::Qwen2, PreSplit::Metaspace] {
+            let pieces: Vec<&[u8]> = split.pieces(&bytes).collect();
+            prop_assert!(pieces.iter().all(|piece| !piece.is_empty()));
+            prop_assert_eq!(pieces.concat(), &bytes[..]);
+        }
     }
 }

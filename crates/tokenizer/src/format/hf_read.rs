@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::pair::{Spelled, shorten, split_pair};
 use crate::error::{Error, Result};
-use crate::split::{GPT2_PATTERN, PreSplit};
+use crate::split::PreSplit;
 use crate::tokenizer::Tokenizer;
 use crate::vocab::AddedToken;
 
@@ -116,7 +116,13 @@ pub(super) fn parse(origin: &str, content: &[u8]) -> Result<Tokenizer> {
     let added = added_tokens(origin, file.added_tokens, &model.vocab)?;
     let merges: Vec<(&str, &str)> =
         model.merges.iter().map(|Pair(left, right)| (left.as_str(), right.as_str())).collect();
-    let spelled = Spelled { vocab: &model.vocab, merges: &merges, added, whole_pieces: model.ignore_merges };
+    let spelled = Spelled {
+        vocab: &model.vocab,
+        merges: &merges,
+        added,
+        whole_pieces: model.ignore_merges,
+        rules: crate::rules::Rules::default(),
+    };
     Tokenizer::from_parts(origin, spelled.into_parts(origin, split)?)
 }
 
@@ -131,14 +137,15 @@ fn type_name(part: &Value) -> String {
 
 /// The splitter that a `pre_tokenizer` describes.
 fn pre_split(origin: &str, part: &Value) -> Result<PreSplit> {
-    const SUPPORTED: &str = "ByteLevel with GPT-2's pattern and add_prefix_space false";
+    const SUPPORTED: &str = "ByteLevel with the pattern of gpt2, smollm, llama3 or qwen2 and add_prefix_space false";
     let refuse = |found: String| Err(Error::unsupported(origin, "pre_tokenizer", found, SUPPORTED));
     let steps: Vec<&Value> = match part.get("pretokenizers") {
         Some(Value::Array(steps)) if type_name(part) == "Sequence" => steps.iter().collect(),
         _ => vec![part],
     };
     // ByteLevel splits by GPT-2's pattern unless it is told not to, because a step before it has split.
-    let mut is_split = false;
+    let mut pattern = None;
+    let mut digits = false;
     let mut is_bytes = false;
     for step in steps {
         let name = type_name(step);
@@ -149,25 +156,38 @@ fn pre_split(origin: &str, part: &Value) -> Result<PreSplit> {
                 if flag("add_prefix_space", true) {
                     return refuse("ByteLevel with add_prefix_space true".to_owned());
                 }
-                is_split |= flag("use_regex", true);
+                match (flag("use_regex", true), pattern) {
+                    (true, None | Some(PreSplit::Gpt2)) => pattern = Some(PreSplit::Gpt2),
+                    (true, Some(other)) => return refuse(format!("{} and GPT-2's pattern behind it", other.name())),
+                    (false, _) => {}
+                }
                 is_bytes = true;
             }
-            "Split" if !is_bytes && !is_split => {
-                let pattern = step.get("pattern").and_then(|pattern| pattern.get("Regex")).and_then(Value::as_str);
-                let behavior = step.get("behavior").and_then(Value::as_str);
-                if pattern != Some(GPT2_PATTERN) || behavior != Some("Isolated") || flag("invert", false) {
-                    let pattern = pattern.map_or_else(|| "without a regular expression".to_owned(), str::to_owned);
-                    return refuse(format!("Split {pattern} ({})", behavior.unwrap_or("no behavior")));
+            "Digits" if !is_bytes && pattern.is_none() && !digits => {
+                if !flag("individual_digits", false) {
+                    return refuse("Digits with individual_digits false".to_owned());
                 }
-                is_split = true;
+                digits = true;
+            }
+            "Split" if !is_bytes && pattern.is_none() => {
+                let regex = step.get("pattern").and_then(|pattern| pattern.get("Regex")).and_then(Value::as_str);
+                let behavior = step.get("behavior").and_then(Value::as_str);
+                let known = regex.and_then(PreSplit::of_pattern);
+                if known.is_none() || behavior != Some("Isolated") || flag("invert", false) {
+                    let regex = regex.map_or_else(|| "without a regular expression".to_owned(), str::to_owned);
+                    return refuse(format!("Split {regex} ({})", behavior.unwrap_or("no behavior")));
+                }
+                pattern = known;
             }
             _ => return refuse(name),
         }
     }
-    match (is_bytes, is_split) {
-        (true, true) => Ok(PreSplit::Gpt2),
-        (true, false) => refuse("ByteLevel with use_regex false".to_owned()),
-        (false, _) => refuse("without ByteLevel".to_owned()),
+    match (is_bytes, pattern, digits) {
+        (true, Some(PreSplit::Gpt2), true) => Ok(PreSplit::SmolLm),
+        (true, Some(other), true) => refuse(format!("Digits with the pattern of {}", other.name())),
+        (true, Some(split), false) => Ok(split),
+        (true, None, _) => refuse("ByteLevel with use_regex false".to_owned()),
+        (false, ..) => refuse("without ByteLevel".to_owned()),
     }
 }
 
@@ -205,7 +225,7 @@ fn added_tokens(origin: &str, listed: Vec<Added>, vocab: &HashMap<String, u32>) 
             let problem = format!("id {}, but the model's vocabulary has it as {id}", token.id);
             return Err(Error::malformed(origin, place, problem));
         }
-        added.push(AddedToken { content: token.content, id: token.id, special: token.special });
+        added.push(AddedToken { special: token.special, ..AddedToken::special(token.content, token.id) });
     }
     Ok(added)
 }

@@ -4,7 +4,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
 use crate::bytes::spell;
-use crate::split::PreSplit;
+use crate::split::{LLAMA3_PATTERN, PreSplit, QWEN2_PATTERN};
 use crate::tokenizer::Tokenizer;
 use crate::vocab::Kind;
 
@@ -22,8 +22,18 @@ pub(super) fn write(tokenizer: &Tokenizer) -> String {
         })
         .collect();
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let unsplit = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let pattern = |pattern: &str| {
+        let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+        json!({"type": "Sequence", "pretokenizers": [split, unsplit]})
+    };
     let pre_tokenizer = match tokenizer.pre_split() {
-        PreSplit::Gpt2 => byte_level.clone(),
+        PreSplit::Llama3 => pattern(LLAMA3_PATTERN),
+        PreSplit::Qwen2 => pattern(QWEN2_PATTERN),
+        PreSplit::SmolLm => json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": true}, byte_level,
+        ]}),
+        PreSplit::Gpt2 | PreSplit::Metaspace | PreSplit::Whole => byte_level.clone(),
     };
     let merges: Vec<String> = tokenizer
         .merges()

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::bytes::unspell;
 use crate::error::{Error, Result};
+use crate::rules::Rules;
 use crate::split::PreSplit;
 use crate::tokenizer::Tokenizer;
 use crate::vocab::{AddedToken, Parts};
@@ -19,10 +20,10 @@ pub(super) fn parse(origin: &str, vocab: &[u8], merges: &[u8]) -> Result<Tokeniz
     let mut added: Vec<AddedToken> = vocab
         .iter()
         .filter(|(name, _)| is_special(name))
-        .map(|(name, id)| AddedToken { content: name.clone(), id: *id, special: true })
+        .map(|(name, id)| AddedToken::special(name.clone(), *id))
         .collect();
     added.sort_by_key(|token| token.id);
-    let spelled = Spelled { vocab: &vocab, merges: &lines, added, whole_pieces: false };
+    let spelled = Spelled { vocab: &vocab, merges: &lines, added, whole_pieces: false, rules: Rules::default() };
     Tokenizer::from_parts(origin, spelled.into_parts(origin, PreSplit::Gpt2)?)
 }
 
@@ -60,6 +61,7 @@ pub(super) struct Spelled<'a> {
     pub(super) merges: &'a [(&'a str, &'a str)],
     pub(super) added: Vec<AddedToken>,
     pub(super) whole_pieces: bool,
+    pub(super) rules: Rules,
 }
 
 impl Spelled<'_> {
@@ -84,6 +86,6 @@ impl Spelled<'_> {
             };
             merges.push((find(left)?, find(right)?));
         }
-        Ok(Parts { split, tokens, merges, added: self.added, whole_pieces: self.whole_pieces })
+        Ok(Parts { split, tokens, merges, added: self.added, whole_pieces: self.whole_pieces, rules: self.rules })
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::pair::shorten;
 use crate::error::{Error, Result};
+use crate::rules::Rules;
 use crate::split::PreSplit;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
 use crate::vocab::{AddedToken, Parts};
@@ -40,7 +41,10 @@ pub(super) fn parse(origin: &str, content: &[u8], added: Option<Vec<AddedToken>>
     }
     let added = added.unwrap_or_else(|| vec![end_of_text(&tokens)]);
     let merges = all_cuts(origin, &tokens)?;
-    Tokenizer::from_parts(origin, Parts { split: PreSplit::Gpt2, tokens, merges, added, whole_pieces: true })
+    Tokenizer::from_parts(
+        origin,
+        Parts { split: PreSplit::Gpt2, tokens, merges, added, whole_pieces: true, rules: Rules::default() },
+    )
 }
 
 fn parse_line(line: &str) -> Option<(Vec<u8>, u32)> {
@@ -52,7 +56,7 @@ fn parse_line(line: &str) -> Option<(Vec<u8>, u32)> {
 fn end_of_text(tokens: &[(Vec<u8>, u32)]) -> AddedToken {
     let taken: HashSet<u32> = tokens.iter().map(|(_, id)| *id).collect();
     let id = (0..).find(|id| !taken.contains(id)).unwrap_or(u32::MAX);
-    AddedToken { content: END_OF_TEXT.to_owned(), id, special: true }
+    AddedToken::special(END_OF_TEXT, id)
 }
 
 /// Every pair of tokens that makes a token, in order of the made token's rank.

@@ -24,6 +24,22 @@ pub(super) fn piece_end(text: &[u8], start: usize) -> usize {
     space_end(text, start, length)
 }
 
+/// As [`piece_end`] with every number character alone. The pattern sees only what lies between numbers, so white
+/// space in front of one is at the end of its text.
+#[inline]
+pub(super) fn piece_end_digits(text: &[u8], start: usize) -> usize {
+    let (class, length) = class_at(text, start);
+    match class {
+        Class::Number => start + length,
+        Class::Space => {
+            let end = run_end(text, start + length, Class::Space);
+            let number_follows = end < text.len() && class_at(text, end).0 == Class::Number;
+            if number_follows { end } else { piece_end(text, start) }
+        }
+        _ => piece_end(text, start),
+    }
+}
+
 /// End of `'s 't 're 've 'm 'll 'd` at `start`, if one of them is there.
 #[inline]
 fn contraction_end(text: &[u8], start: usize) -> Option<usize> {

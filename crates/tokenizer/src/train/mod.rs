@@ -15,6 +15,7 @@ use std::collections::HashSet;
 
 use crate::bytes::{BYTE_ORDER, unspell};
 use crate::error::{Error, Result};
+use crate::rules::Rules;
 use crate::split::PreSplit;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
 use crate::vocab::{AddedToken, MAX_VOCAB, Parts};
@@ -164,7 +165,7 @@ impl<'a> Trainer<'a> {
 
         let added = (256 + learnt.merges.len() as u32..)
             .zip(&self.options.special_tokens)
-            .map(|(id, content)| AddedToken { content: content.clone(), id, special: true })
+            .map(|(id, content)| AddedToken::special(content.clone(), id))
             .collect();
         let parts = Parts {
             split: self.options.pre_split,
@@ -172,6 +173,7 @@ impl<'a> Trainer<'a> {
             merges: learnt.merges,
             added,
             whole_pieces: false,
+            rules: Rules::default(),
         };
         let tokenizer = Tokenizer::from_parts("trained vocabulary", parts)?;
         let report = TrainReport {
@@ -212,6 +214,10 @@ fn check(options: &TrainOptions) -> Result<()> {
             specials.len()
         );
         return Err(Error::InvalidOption { option: "vocabulary size", problem });
+    }
+    if matches!(options.pre_split, PreSplit::Metaspace | PreSplit::Whole) {
+        let problem = format!("{} does not cut byte-level text; choose gpt2", options.pre_split.name());
+        return Err(Error::InvalidOption { option: "splitter", problem });
     }
     let mut seen = HashSet::new();
     for name in specials {

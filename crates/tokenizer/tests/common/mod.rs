@@ -125,7 +125,15 @@ impl NaiveBpe {
 const CHARACTERS: &str = "aAzZéñßΩжש日本한ีक्ो\u{301}\u{200d}\u{fe0f}0 9٣Ⅷ½²!.,-_#<|>'’\"\\/$€™😀🏽 \u{a0}\u{2003}\u{85}\u{3000}\u{feff}\u{1680}\t\n\r\u{b}\u{1c}\0\u{10ffff}";
 
 /// Short texts that meet alternatives of the split pattern.
-const FRAGMENTS: [&str; 24] = [
+const FRAGMENTS: [&str; 32] = [
+    "'S",
+    "'LL",
+    "'\u{17f}",
+    "'vE",
+    " \r\n x",
+    "!\n\n",
+    "12345",
+    "\u{2581}",
     "'s",
     "'t",
     "'re",
