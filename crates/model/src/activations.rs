@@ -6,7 +6,7 @@ use verve_ops::Backend;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::plan::PlanItem;
-use crate::rope::{rope_table, rope_table_len};
+use crate::rope::{RopeTables, rope_tables_len};
 
 /// What the backward computes again instead of keeping it. Every level gives the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -240,7 +240,7 @@ type Table<B> = ActivationTable<
 /// Buffers for training on micro-batches of `batch` rows of `seq_len` tokens. Made once; the step allocates nothing.
 pub struct Activations<B: Backend> {
     pub(crate) table: Table<B>,
-    pub(crate) rope_table: Option<B::Buf<B::Acc>>,
+    pub(crate) rope_tables: Option<RopeTables<B>>,
     pub(crate) batch: usize,
     pub(crate) seq_len: usize,
     pub(crate) recompute: Recompute,
@@ -267,7 +267,7 @@ impl<B: Backend> Activations<B> {
         backend.upload(&positions, &mut table.positions);
         Ok(Self {
             table,
-            rope_table: rope_table(backend, config, seq_len)?,
+            rope_tables: RopeTables::new(backend, config, seq_len)?,
             batch,
             seq_len,
             recompute,
@@ -316,8 +316,6 @@ pub fn activation_bytes(
     check_sizes(config, batch, seq_len)?;
     let mut measure = Measure { items: Vec::new(), sizes };
     ActivationTable::make(config, batch * seq_len, recompute, &mut measure)?;
-    if let Some(len) = rope_table_len(config, seq_len) {
-        measure.add(ATTENTION, len * sizes.acc);
-    }
+    measure.add(ATTENTION, rope_tables_len(config, seq_len) * sizes.acc);
     Ok(measure.items)
 }

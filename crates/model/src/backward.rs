@@ -157,7 +157,8 @@ fn attention<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: 
         d_qkv: &mut t.d_qkv,
         shape,
     });
-    if let Some(table) = &acts.rope_table {
+    if let Some(tables) = &acts.rope_tables {
+        let table = tables.of(net.config.window(layer));
         let shape = rope_shape(net.config, rows, acts.seq_len);
         net.backend.rope_backward(Rope { x: &mut t.d_qkv, table, positions: &t.positions, shape });
     }

@@ -188,7 +188,8 @@ impl<B: Backend> Forward for TrainForward<'_, B> {
 
     fn rope(&mut self, layer: usize) {
         let (slot, shape) = (self.slot(layer), rope_shape(self.net.config, self.acts.rows(), self.acts.seq_len));
-        let Some(table) = &self.acts.rope_table else { panic!("buffers of another model: no rotary table") };
+        let Some(tables) = &self.acts.rope_tables else { panic!("buffers of another model: no rotary table") };
+        let table = tables.of(self.net.config.window(layer));
         let t = &mut self.acts.table;
         self.net.backend.rope(Rope { x: t.qkv.at_mut(slot), table, positions: &t.positions, shape });
     }

@@ -10,7 +10,7 @@ use crate::forward::*;
 use crate::network::{self, Forward};
 use crate::params::{LinearParams, NormParams, ParamSpec, Params, Weights, layout};
 use crate::plan::PlanItem;
-use crate::rope::{rope_shape, rope_table, rope_table_len};
+use crate::rope::{RopeTables, rope_shape, rope_tables_len};
 
 type Elems<B> = <B as Backend>::Buf<<B as Backend>::Elem>;
 type Accs<B> = <B as Backend>::Buf<<B as Backend>::Acc>;
@@ -190,7 +190,7 @@ struct HeadPass<B: Backend> {
 pub struct InferStep<B: Backend> {
     limits: StepLimits,
     n_positions: usize,
-    rope_table: Option<Accs<B>>,
+    rope_tables: Option<RopeTables<B>>,
     tokens: Ids<B>,
     positions: Ids<B>,
     slots: Ids<B>,
@@ -222,7 +222,7 @@ fn workspace_sizes(config: &ModelConfig, limits: &StepLimits) -> [usize; 3] {
     let largest = HEAD_PASSES[HEAD_PASSES.len() - 1];
     let elems = rows * (3 * c.d_model + c.qkv_width() + c.heads_width() + ffn) + 2 * largest * c.d_model;
     let all_passes: usize = HEAD_PASSES.iter().sum();
-    let accs = rows.max(largest) * 2 + all_passes * c.n_vocab + rope_table_len(c, n_positions(c, limits)).unwrap_or(0);
+    let accs = rows.max(largest) * 2 + all_passes * c.n_vocab + rope_tables_len(c, n_positions(c, limits));
     let ids = 4 * rows + limits.max_sequences * limits.max_blocks + all_passes;
     [elems, accs, ids]
 }
@@ -255,7 +255,7 @@ impl<B: InferBackend> InferStep<B> {
         Ok(Self {
             limits,
             n_positions,
-            rope_table: rope_table(backend, c, n_positions)?,
+            rope_tables: RopeTables::new(backend, c, n_positions)?,
             tokens: ids(rows)?,
             positions: ids(rows)?,
             slots: ids(rows)?,
@@ -381,9 +381,10 @@ impl<B: InferBackend> Forward for StepForward<'_, B> {
         linear(self.backend, params, &ws.norm_out, &mut ws.qkv, InferEpilogue::Store, shape);
     }
 
-    fn rope(&mut self, _layer: usize) {
+    fn rope(&mut self, layer: usize) {
         let ws = &mut *self.ws;
-        let Some(table) = &ws.rope_table else { panic!("workspace of another model: no rotary table") };
+        let Some(tables) = &ws.rope_tables else { panic!("workspace of another model: no rotary table") };
+        let table = tables.of(self.config.window(layer));
         let shape = rope_shape(self.config, self.rows, ws.n_positions);
         self.backend.rope(Rope { x: &mut ws.qkv, table, positions: &ws.positions, shape });
     }

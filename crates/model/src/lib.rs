@@ -18,7 +18,10 @@ mod rope;
 
 pub use activations::{Activations, ElementSizes, Recompute, activation_bytes};
 pub use backward::forward_backward;
-pub use config::{AttentionPattern, AttnScale, Biases, FfnActivation, ModelConfig, Norm, Positions};
+pub use config::{
+    AttentionPattern, AttnScale, Biases, EmbedScale, FfnActivation, ModelConfig, Norm, Positions, Residual,
+    RotaryScaling,
+};
 pub use error::ModelError;
 pub use forward::{LossSum, Network, TrainBatch, forward_loss};
 pub use infer::{

@@ -81,15 +81,7 @@ fn gpt((_, n_layers, d_model, n_heads, n_ctx): Row, n_vocab: usize) -> ModelConf
         d_head: d_model / n_heads,
         n_ctx,
         n_vocab,
-        norm: Norm::LayerNorm,
-        norm_eps: 1e-5,
-        positions: Positions::Learned,
-        activation: FfnActivation::GeluTanh,
-        attention: AttentionPattern::Dense,
-        attn_scale: AttnScale::InvSqrtHead,
-        biases: Biases::ALL,
-        tied_head: true,
-        init_std: 0.02,
+        ..GPT_CHOICES
     }
 }
 

@@ -74,6 +74,13 @@ pub fn configs() -> Vec<(&'static str, ModelConfig)> {
         biases: Biases::ALL,
         tied_head: true,
         init_std: 0.02,
+        rotary_pct: 1.0,
+        rotary_scaling: RotaryScaling::None,
+        rotary_local_theta: None,
+        residual: Residual::Sequential,
+        qk_norm: false,
+        post_norms: false,
+        embed_scale: EmbedScale::One,
     };
     let gpt3 = ModelConfig { attention: AttentionPattern::Alternating { band: 37 }, ..gpt2.clone() };
     let gpt_neo = ModelConfig {

@@ -15,6 +15,10 @@ pub enum Family {
     GptNeo,
     /// Llama: queries, keys and values apart.
     Llama,
+    /// Mistral: Llama's names, a sliding window.
+    Mistral,
+    /// Qwen2: Llama's names, biases on queries, keys and values.
+    Qwen2,
     /// Our own: the field paths of [`crate::Params`].
     Verve,
 }
@@ -63,12 +67,19 @@ impl Source {
 }
 
 impl Family {
+    /// True for families that have Llama's names.
+    fn is_llama_like(self) -> bool {
+        matches!(self, Self::Llama | Self::Mistral | Self::Qwen2)
+    }
+
     /// Value of `model_type` in `config.json`.
     pub fn model_type(self) -> &'static str {
         match self {
             Self::Gpt2 => "gpt2",
             Self::GptNeo => "gpt_neo",
             Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
             Self::Verve => "verve",
         }
     }
@@ -77,7 +88,7 @@ impl Family {
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Gpt2 | Self::GptNeo => "transformer.",
-            Self::Llama => "model.",
+            Self::Llama | Self::Mistral | Self::Qwen2 => "model.",
             Self::Verve => "",
         }
     }
@@ -102,14 +113,14 @@ impl Family {
         if field == "lm_head" {
             return whole("lm_head.weight".to_owned(), Layout::Same);
         }
-        let blocks = if self == Self::Llama { "layers" } else { "h" };
+        let blocks = if self.is_llama_like() { "layers" } else { "h" };
         let place = match layer {
             Some(layer) => format!("{prefix}{blocks}.{layer}."),
             None => prefix.to_owned(),
         };
         let full = |name: &str| format!("{place}{name}.{kind}");
         if field == "attn_qkv" && self != Self::Gpt2 {
-            let attention = if self == Self::Llama { "self_attn" } else { "attn.attention" };
+            let attention = if self.is_llama_like() { "self_attn" } else { "attn.attention" };
             let (queries, keys) = (config.heads_width(), config.n_kv_heads * config.d_head);
             return [
                 ("q_proj", 0..queries, Role::Queries),
@@ -127,7 +138,7 @@ impl Family {
         let name = match self {
             Self::Gpt2 => gpt2(field),
             Self::GptNeo => gpt_neo(field),
-            Self::Llama => llama(field),
+            Self::Llama | Self::Mistral | Self::Qwen2 => llama(field),
             Self::Verve => None,
         };
         let Some(name) = name else { panic!("{self:?} has no place for {}", spec.name) };
@@ -140,7 +151,7 @@ impl Family {
         let endings: &[&str] = match self {
             Self::Gpt2 => &[".attn.bias", ".attn.masked_bias"],
             Self::GptNeo => &[".attn.attention.bias", ".attn.attention.masked_bias"],
-            Self::Llama => &[".rotary_emb.inv_freq"],
+            Self::Llama | Self::Mistral | Self::Qwen2 => &[".rotary_emb.inv_freq"],
             Self::Verve => &[],
         };
         endings.iter().any(|ending| name.ends_with(ending))
