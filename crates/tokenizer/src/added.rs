@@ -42,7 +42,7 @@ impl Matchers {
         let raw = tokens.clone().filter(|token| !later(token)).map(|token| (token.content.as_bytes().into(), token));
         let normalized = tokens
             .filter(|token| later(token))
-            .map(|token| (rules.normalize(token.content.as_bytes()).into_owned().into_boxed_slice(), token));
+            .map(|token| (rules.normalize_added(&token.content).into_boxed_slice(), token));
         Ok(Self { raw: Matcher::new(origin, raw)?, normalized: Matcher::new(origin, normalized)? })
     }
 

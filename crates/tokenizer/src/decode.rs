@@ -93,7 +93,7 @@ impl StreamDecoder {
     /// [`crate::Error::UnknownToken`] for an id outside the vocabulary; the stream stays as it was.
     pub fn push(&mut self, id: u32) -> Result<&str> {
         let bytes = self.tokenizer.checked_bytes(id)?;
-        Ok(self.utf8.push(&self.start.strip(bytes)))
+        Ok(self.utf8.push(self.start.strip(bytes)))
     }
 
     /// Ends the text: an incomplete character becomes U+FFFD. The decoder is then at the start of a new text.

@@ -1,11 +1,14 @@
 //! Vocabularies as GGUF files hold them (`tokenizer.ggml.*`), as plain data.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::bytes::{spell, unspell};
 use crate::error::{Error, Result};
-use crate::rules::{Form, Rules, Step};
-use crate::split::PreSplit;
-use crate::tokenizer::Tokenizer;
-use crate::vocab::{AddedToken, Kind, Parts};
+use crate::pieces::{Choice, Piece, PieceParts, Pieces, byte_of};
+use crate::rules::{Form, Prefix, Rules, Scheme, Step, Strip};
+use crate::split::{META, PreSplit};
+use crate::tokenizer::{Model, Tokenizer};
+use crate::vocab::{AddedToken, Kind, Matching, Parts};
 
 /// The values of a GGUF file's `tokenizer.ggml.*` keys, each under its key's last word.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,7 +90,8 @@ impl Tokenizer {
         }
         match vocab.model.as_str() {
             "gpt2" => from_bytes(vocab),
-            other => Err(Error::unsupported(ORIGIN, "tokenizer.ggml.model", format!("{other:?}"), "gpt2")),
+            "llama" => from_scores(vocab),
+            other => Err(Error::unsupported(ORIGIN, "tokenizer.ggml.model", format!("{other:?}"), "gpt2, llama")),
         }
     }
 
@@ -96,6 +100,9 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Unsupported`] for a tokenizer that no value of the format's keys describes.
     pub fn to_gguf(&self) -> Result<GgufVocab> {
+        if let Model::Pieces(pieces) = self.model() {
+            return self.pieces_to_gguf(pieces);
+        }
         let rules = self.rules();
         let composes = match rules.normalizer.as_slice() {
             [] => Some(false),
@@ -130,6 +137,61 @@ impl Tokenizer {
             pre: Some((*pre).to_owned()),
             merges: Some(merges),
             token_types: Some(types),
+            ..self.gguf_roles(tokens)
+        })
+    }
+
+    /// A vocabulary of pieces, with scores.
+    fn pieces_to_gguf(&self, pieces: &Pieces) -> Result<GgufVocab> {
+        let rules = self.rules();
+        let refuse = |found: String| {
+            let supported = "text as it is with spaces as \u{2581}, perhaps one in front";
+            Err(Error::unsupported("writing GGUF", "normaliser", found, supported))
+        };
+        let meta = Step::Replace { from: " ".to_owned(), to: META.to_owned() };
+        let is_prefix = |step: &Step| matches!(step, Step::Prepend(text) | Step::Dummy(text) if text == META);
+        let prefix = match (rules.normalizer.as_slice(), rules.prefix) {
+            ([only], Prefix::None) if *only == meta => false,
+            ([first, second], Prefix::None) if is_prefix(first) && *second == meta => true,
+            ([], Prefix::Meta(scheme)) => scheme != Scheme::Never,
+            _ => return refuse(format!("{:?} {:?}", rules.normalizer, rules.prefix)),
+        };
+        let fallback = pieces.encoder.fallback();
+        let mut tokens: Vec<String> = Vec::with_capacity(self.n_vocab());
+        let mut types = Vec::with_capacity(self.n_vocab());
+        let bytes = fallback.bytes.as_deref();
+        let byte_ids: HashSet<u32> = bytes.into_iter().flatten().copied().collect();
+        for ((id, kind, _), text) in self.vocab().iter().zip(&pieces.texts) {
+            types.push(match kind {
+                Kind::Unused => UNUSED,
+                Kind::Added if rules.unk == Some(id) => UNKNOWN,
+                Kind::Added if self.is_special(id) => CONTROL,
+                Kind::Added => USER_DEFINED,
+                Kind::Merged | Kind::Unreachable if rules.unk == Some(id) => UNKNOWN,
+                Kind::Merged | Kind::Unreachable => {
+                    if byte_ids.contains(&id) {
+                        BYTE
+                    } else {
+                        NORMAL
+                    }
+                }
+            });
+            tokens.push(if kind == Kind::Unused { format!("[PAD{id}]") } else { text.to_string() });
+        }
+        // What was merged by a list has no scores: those of the merges' order do the same.
+        let mut scores: Vec<f32> = pieces.scores.iter().map(|score| *score as f32).collect();
+        if scores.is_empty() {
+            scores = vec![-1e9; tokens.len()];
+            for (merge, rank) in self.merges().iter().zip(0u32..) {
+                scores[merge.merged as usize] = -(rank as f32);
+            }
+        }
+        Ok(GgufVocab {
+            model: "llama".to_owned(),
+            pre: Some("default".to_owned()),
+            scores: Some(scores),
+            token_types: Some(types),
+            add_space_prefix: Some(prefix),
             ..self.gguf_roles(tokens)
         })
     }
@@ -171,7 +233,7 @@ fn from_bytes(vocab: GgufVocab) -> Result<Tokenizer> {
     }
     let mut tokens = Vec::with_capacity(vocab.tokens.len());
     let mut added = Vec::new();
-    let mut ids = std::collections::HashMap::with_capacity(vocab.tokens.len());
+    let mut ids = HashMap::with_capacity(vocab.tokens.len());
     for (id, text) in (0u32..).zip(&vocab.tokens) {
         match token_type(&vocab, id)? {
             NORMAL => {
@@ -220,4 +282,62 @@ pub(crate) fn roles(vocab: &GgufVocab, adds_bos_unless_told: bool) -> Rules {
         back: when(vocab.add_eos, false, vocab.eos).into_iter().collect(),
         ..Rules::default()
     }
+}
+
+/// A SentencePiece BPE vocabulary.
+fn from_scores(vocab: GgufVocab) -> Result<Tokenizer> {
+    let scores = vocab
+        .scores
+        .as_ref()
+        .ok_or_else(|| Error::malformed(ORIGIN, "scores", "missing; a llama vocabulary has them"))?;
+    let mut pieces = Vec::with_capacity(vocab.tokens.len());
+    let mut added = Vec::new();
+    let mut bytes = 0;
+    for ((id, text), score) in (0u32..).zip(&vocab.tokens).zip(scores) {
+        let user_defined = |special: bool| AddedToken {
+            special,
+            matching: Matching { normalized: !special, ..Matching::default() },
+            ..AddedToken::special(text.clone(), id)
+        };
+        let mut piece = Piece { text: text.clone(), id, byte: None, score: f64::from(*score) };
+        match token_type(&vocab, id)? {
+            NORMAL => pieces.push(piece),
+            BYTE => {
+                piece.byte = byte_of(text);
+                if piece.byte.is_none() {
+                    let problem = format!("{text:?}; a byte is written <0x00> to <0xFF>");
+                    return Err(Error::malformed(ORIGIN, format!("token {id}"), problem));
+                }
+                bytes += 1;
+                pieces.push(piece);
+            }
+            UNUSED => {}
+            USER_DEFINED => added.push(user_defined(false)),
+            _ => added.push(user_defined(true)),
+        }
+    }
+    let mut rules = roles(&vocab, true);
+    // A vocabulary without the type of its unknown token is not complete, but its texts can still be.
+    rules.unk = rules.unk.or_else(|| (0u32..).zip(&vocab.tokens).map(|(id, _)| id).find(|id| is_unknown(&vocab, *id)));
+    if vocab.add_space_prefix.unwrap_or(true) {
+        rules.normalizer.push(Step::Dummy(META.to_owned()));
+        rules.strip = Strip::Space;
+    }
+    rules.normalizer.push(Step::Replace { from: " ".to_owned(), to: META.to_owned() });
+    Tokenizer::from_pieces(
+        ORIGIN,
+        PieceParts {
+            pieces,
+            added,
+            choice: Choice::Scores,
+            split: PreSplit::Whole,
+            fuse_unk: true,
+            byte_fallback: bytes > 0,
+            rules,
+        },
+    )
+}
+
+fn is_unknown(vocab: &GgufVocab, id: u32) -> bool {
+    vocab.token_types.as_ref().and_then(|types| types.get(id as usize)) == Some(&UNKNOWN)
 }

@@ -8,12 +8,12 @@
 
 mod added;
 mod bytes;
-mod charsmap;
 mod decode;
 mod encode;
 mod error;
 mod format;
 mod gguf;
+mod pieces;
 mod rules;
 mod split;
 mod tokenizer;
@@ -26,5 +26,5 @@ pub use decode::{StreamDecoder, Utf8Stream};
 pub use error::{Error, Result};
 pub use gguf::GgufVocab;
 pub use split::PreSplit;
-pub use tokenizer::{END_OF_TEXT, Summary, Tokenizer};
+pub use tokenizer::{END_OF_TEXT, ModelKind, Summary, Tokenizer};
 pub use vocab::{AddedToken, Matching};

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick, is_nfkc_quick};
 
-use crate::charsmap::Charsmap;
 use crate::split::META;
 
 /// One step of a normaliser.
@@ -14,14 +13,10 @@ pub(crate) enum Step {
     Form(Form),
     /// A text put in front of every text that is not empty.
     Prepend(String),
+    /// As `Prepend`, and not for the texts of added tokens when they are looked for: SentencePiece's own way.
+    Dummy(String),
     /// Every occurrence of a text, left to right, becomes another.
     Replace { from: String, to: String },
-    /// Every run of two or more spaces becomes a text.
-    Spaces { to: String },
-    /// White space at the ends is dropped.
-    Trim { left: bool, right: bool },
-    /// The character map of a SentencePiece model.
-    Map(Charsmap),
 }
 
 /// A Unicode normal form.
@@ -48,12 +43,8 @@ pub(crate) enum Scheme {
 pub(crate) enum Prefix {
     #[default]
     None,
-    /// A space in front of text that has none.
-    Space,
     /// Spaces become [`META`]; one more goes in front of text that does not start with one.
     Meta(Scheme),
-    /// As `Meta`, with every run of white space as one space and none at the ends.
-    Words(Scheme),
 }
 
 /// What decoding drops at the start of a text.
@@ -63,8 +54,6 @@ pub(crate) enum Strip {
     None,
     /// One space.
     Space,
-    /// All spaces of the first token.
-    FirstToken,
 }
 
 /// Everything around the model.
@@ -99,13 +88,20 @@ impl Rules {
         text
     }
 
+    /// The text of an added token as it is looked for in text after the normaliser.
+    pub(crate) fn normalize_added(&self, content: &str) -> Vec<u8> {
+        let mut text = content.as_bytes().to_vec();
+        for step in self.normalizer.iter().filter(|step| !matches!(step, Step::Dummy(_))) {
+            text = step.apply(&text).unwrap_or(text);
+        }
+        text
+    }
+
     /// Text as the splitter cuts it; `at_start` says whether it begins the whole text.
     pub(crate) fn prepare<'a>(&self, text: Cow<'a, [u8]>, at_start: bool) -> Cow<'a, [u8]> {
         let prefixed = |scheme: Scheme| scheme == Scheme::Always || scheme == Scheme::First && at_start;
         match self.prefix {
             Prefix::None => text,
-            Prefix::Space if text.is_empty() || text.starts_with(b" ") => text,
-            Prefix::Space => Cow::Owned([b" ", text.as_ref()].concat()),
             Prefix::Meta(_) if text.is_empty() => text,
             Prefix::Meta(scheme) => {
                 let starts = text.starts_with(b" ") || text.starts_with(META.as_bytes());
@@ -114,17 +110,6 @@ impl Rules {
                     out.extend_from_slice(META.as_bytes());
                 }
                 put_replaced(&text, b" ", META.as_bytes(), &mut out);
-                Cow::Owned(out)
-            }
-            Prefix::Words(scheme) => {
-                let mut out = Vec::with_capacity(text.len() + text.len() / 2 + META.len());
-                for word in String::from_utf8_lossy(&text).split_whitespace() {
-                    let first = out.is_empty() && !at_start;
-                    if !word.starts_with(META) && (scheme == Scheme::Always || scheme == Scheme::First && !first) {
-                        out.extend_from_slice(META.as_bytes());
-                    }
-                    out.extend_from_slice(word.as_bytes());
-                }
                 Cow::Owned(out)
             }
         }
@@ -136,24 +121,14 @@ impl Step {
     fn apply(&self, text: &[u8]) -> Option<Vec<u8>> {
         match self {
             Self::Form(form) => form.apply(text),
-            Self::Prepend(prefix) => (!text.is_empty()).then(|| [prefix.as_bytes(), text].concat()),
+            Self::Prepend(prefix) | Self::Dummy(prefix) => {
+                (!text.is_empty()).then(|| [prefix.as_bytes(), text].concat())
+            }
             Self::Replace { from, to } => {
                 let mut out = Vec::with_capacity(text.len() + text.len() / 2);
                 put_replaced(text, from.as_bytes(), to.as_bytes(), &mut out);
                 Some(out)
             }
-            Self::Spaces { to } => Some(replace_runs(text, to.as_bytes())),
-            Self::Trim { left, right } => {
-                let mut text = std::str::from_utf8(text).ok()?;
-                if *left {
-                    text = text.trim_start();
-                }
-                if *right {
-                    text = text.trim_end();
-                }
-                Some(text.as_bytes().to_vec())
-            }
-            Self::Map(map) => Some(map.apply(text)),
         }
     }
 }
@@ -210,20 +185,4 @@ fn put_replaced(text: &[u8], from: &[u8], to: &[u8], out: &mut Vec<u8>) {
             at += 1;
         }
     }
-}
-
-fn replace_runs(text: &[u8], to: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        let run = text[at..].iter().take_while(|byte| **byte == b' ').count();
-        if run > 1 {
-            out.extend_from_slice(to);
-            at += run;
-        } else {
-            out.push(text[at]);
-            at += 1;
-        }
-    }
-    out
 }

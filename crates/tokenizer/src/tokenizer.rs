@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use crate::added::{Matchers, Part, SpecialTokens};
 use crate::encode::{Encoder, Merge};
 use crate::error::{Error, Result};
+use crate::pieces::{self, PieceParts, Pieces};
 use crate::rules::{Rules, Strip};
 use crate::split::PreSplit;
 use crate::vocab::{AddedToken, Kind, Matching, Parts, Vocab};
@@ -21,7 +22,7 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 #[derive(Debug)]
 pub struct Tokenizer {
     vocab: Vocab,
-    encoder: Encoder,
+    model: Model,
     /// Added tokens that are found in every text.
     always: Matchers,
     /// All added tokens.
@@ -45,8 +46,62 @@ pub struct Summary {
     pub n_unreachable: usize,
     /// The longest ordinary token, the first of equals.
     pub longest: u32,
+    /// Bytes that have no token: a text loses them.
+    pub missing_bytes: Vec<u8>,
     /// Added tokens in order of id.
     pub added: Vec<AddedToken>,
+}
+
+/// What turns prepared text into ids.
+#[derive(Debug)]
+pub(crate) enum Model {
+    /// Byte-level BPE.
+    Bytes(Encoder),
+    /// Pieces of text.
+    Pieces(Pieces),
+}
+
+/// Kind of a tokenizer's model.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelKind {
+    /// BPE over bytes: GPT-2, Llama 3, Qwen, SmolLM.
+    ByteLevelBpe,
+    /// BPE over characters, as SentencePiece has it: Llama 2, Mistral, Gemma.
+    SentencePieceBpe,
+}
+
+impl ModelKind {
+    /// A name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ByteLevelBpe => "byte-level BPE",
+            Self::SentencePieceBpe => "SentencePiece BPE",
+        }
+    }
+}
+
+impl Model {
+    fn encode_into(&self, text: &[u8], out: &mut Vec<u32>) {
+        match self {
+            Self::Bytes(encoder) => encoder.encode_into(text, out),
+            Self::Pieces(pieces) => pieces.encoder.encode_into(text, out),
+        }
+    }
+
+    fn split(&self) -> PreSplit {
+        match self {
+            Self::Bytes(encoder) => encoder.split(),
+            Self::Pieces(pieces) => pieces.encoder.split(),
+        }
+    }
+
+    fn merges(&self) -> &[Merge] {
+        match self {
+            Self::Bytes(encoder) => encoder.merges(),
+            Self::Pieces(pieces) => pieces.encoder.merges(),
+        }
+    }
 }
 
 impl Tokenizer {
@@ -54,17 +109,35 @@ impl Tokenizer {
         let split = parts.split;
         let rules = parts.rules.clone();
         let (vocab, table) = Vocab::new(origin, parts)?;
-        let hash = canonical_hash(&vocab, table.merges(), split, &rules);
         let whole = vocab.iter().filter(|(_, kind, _)| match kind {
             Kind::Merged => true,
             Kind::Unreachable => vocab.whole_pieces,
             Kind::Added | Kind::Unused => false,
         });
         let encoder = Encoder::new(split, table, whole.map(|(id, _, bytes)| (bytes, id)));
+        Self::assemble(origin, vocab, Model::Bytes(encoder), rules)
+    }
+
+    pub(crate) fn from_pieces(origin: &str, parts: PieceParts) -> Result<Self> {
+        let rules = parts.rules.clone();
+        let (vocab, pieces) = pieces::build(origin, parts)?;
+        Self::assemble(origin, vocab, Model::Pieces(pieces), rules)
+    }
+
+    fn assemble(origin: &str, vocab: Vocab, model: Model, rules: Rules) -> Result<Self> {
+        for id in
+            rules.front.iter().chain(&rules.back).chain([rules.bos, rules.eos, rules.unk, rules.pad].iter().flatten())
+        {
+            if *id as usize >= vocab.n_vocab() {
+                let problem = format!("id {id} has a role and is outside the vocabulary of {}", vocab.n_vocab());
+                return Err(Error::malformed(origin, "special tokens", problem));
+            }
+        }
         let always = Matchers::new(origin, vocab.added.iter().filter(|token| !token.special), &rules)?;
         let all = Matchers::new(origin, vocab.added.iter(), &rules)?;
         let special_ids = vocab.added.iter().map(|token| (token.content.clone(), token.id)).collect();
-        Ok(Self { vocab, encoder, always, all, rules, special_ids, hash })
+        let hash = canonical_hash(&vocab, &model, &rules);
+        Ok(Self { vocab, model, always, all, rules, special_ids, hash })
     }
 
     /// Ids of `text`. Special tokens written out in it are text like any other.
@@ -97,7 +170,7 @@ impl Tokenizer {
             SpecialTokens::Parse => &self.all,
         };
         if matchers.is_empty() && self.rules.is_plain() {
-            return self.encoder.encode_into(text, out);
+            return self.model.encode_into(text, out);
         }
         matchers.raw.parts(text, |part| match part {
             Part::Token(id) => out.push(id),
@@ -108,7 +181,7 @@ impl Tokenizer {
                     Part::Text(start, end) => {
                         let at_start = from == 0 && start == 0;
                         let ready = self.rules.prepare(Cow::Borrowed(&normal[start..end]), at_start);
-                        self.encoder.encode_into(&ready, out);
+                        self.model.encode_into(&ready, out);
                     }
                 });
             }
@@ -161,7 +234,7 @@ impl Tokenizer {
         let mut bytes = Vec::with_capacity(ids.len() * 4);
         let mut start = TextStart::new(self);
         for id in ids {
-            bytes.extend_from_slice(&start.strip(self.checked_bytes(*id)?));
+            bytes.extend_from_slice(start.strip(self.checked_bytes(*id)?));
         }
         Ok(bytes)
     }
@@ -202,12 +275,12 @@ impl Tokenizer {
 
     /// How text is cut into pieces.
     pub fn pre_split(&self) -> PreSplit {
-        self.encoder.split()
+        self.model.split()
     }
 
     /// Number of merges. Merges that no text can ever reach are not counted: they are dropped on loading.
     pub fn n_merges(&self) -> usize {
-        self.encoder.merges().len()
+        self.model.merges().len()
     }
 
     /// Identity of the tokenizer: BLAKE3 in hexadecimal over all that decides ids (splitter, bytes of every id, merges
@@ -231,8 +304,24 @@ impl Tokenizer {
             n_unused: count(Kind::Unused),
             n_unreachable: count(Kind::Unreachable),
             longest: longest.0,
+            missing_bytes: match &self.model {
+                Model::Bytes(encoder) => encoder.missing_bytes(),
+                Model::Pieces(_) => Vec::new(),
+            },
             added: self.vocab.added.clone(),
         }
+    }
+
+    /// Kind of the model.
+    pub fn kind(&self) -> ModelKind {
+        match &self.model {
+            Model::Bytes(_) => ModelKind::ByteLevelBpe,
+            Model::Pieces(_) => ModelKind::SentencePieceBpe,
+        }
+    }
+
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
     }
 
     pub(crate) fn rules(&self) -> &Rules {
@@ -244,7 +333,7 @@ impl Tokenizer {
     }
 
     pub(crate) fn merges(&self) -> &[Merge] {
-        self.encoder.merges()
+        self.model.merges()
     }
 }
 
@@ -258,17 +347,13 @@ impl TextStart {
     }
 
     /// What the next token's bytes add to the text.
-    pub(crate) fn strip<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+    pub(crate) fn strip<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         match self.0 {
-            Strip::None => Cow::Borrowed(bytes),
-            Strip::Space if bytes.is_empty() => Cow::Borrowed(bytes),
+            Strip::None => bytes,
+            Strip::Space if bytes.is_empty() => bytes,
             Strip::Space => {
                 self.0 = Strip::None;
-                Cow::Borrowed(bytes.strip_prefix(b" ").unwrap_or(bytes))
-            }
-            Strip::FirstToken => {
-                self.0 = Strip::None;
-                Cow::Owned(bytes.iter().copied().filter(|byte| *byte != b' ').collect())
+                bytes.strip_prefix(b" ").unwrap_or(bytes)
             }
         }
     }
@@ -277,14 +362,14 @@ impl TextStart {
 /// Version of what is hashed; a change of ids that the fields below do not show would need another.
 const HASH_DOMAIN: &[u8] = b"verve tokenizer 1";
 
-fn canonical_hash(vocab: &Vocab, merges: &[Merge], split: PreSplit, rules: &Rules) -> String {
+fn canonical_hash(vocab: &Vocab, model: &Model, rules: &Rules) -> String {
     let mut text = Vec::with_capacity(vocab.n_vocab() * 24);
     let mut put = |bytes: &[u8]| {
         text.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
         text.extend_from_slice(bytes);
     };
     put(HASH_DOMAIN);
-    put(split.name().as_bytes());
+    put(model.split().name().as_bytes());
     put(&[u8::from(vocab.whole_pieces)]);
     put(&(vocab.n_vocab() as u64).to_le_bytes());
     for (_, kind, bytes) in vocab.iter() {
@@ -298,7 +383,7 @@ fn canonical_hash(vocab: &Vocab, merges: &[Merge], split: PreSplit, rules: &Rule
     for token in &vocab.added {
         put(&[u8::from(token.special)]);
     }
-    for merge in merges {
+    for merge in model.merges() {
         put(&merge.left.to_le_bytes());
         put(&merge.right.to_le_bytes());
     }
@@ -306,6 +391,14 @@ fn canonical_hash(vocab: &Vocab, merges: &[Merge], split: PreSplit, rules: &Rule
     if !rules.is_plain() {
         put(b"rules");
         put(format!("{:?}{:?}", rules.normalizer, rules.prefix).as_bytes());
+    }
+    if let Model::Pieces(pieces) = model {
+        put(b"pieces");
+        put(format!("{:?} {}", pieces.encoder.fallback().unk, pieces.encoder.fallback().fuse_unk).as_bytes());
+        put(&[u8::from(pieces.encoder.fallback().bytes.is_some())]);
+        for text in &pieces.texts {
+            put(text.as_bytes());
+        }
     }
     for token in vocab.added.iter().filter(|token| token.matching != Matching::default()) {
         put(b"matching");

@@ -10,7 +10,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::bytes::{byte_to_char, spell};
-use crate::encode::{LongScratch, Merge, MergeTable};
+use crate::encode::{LongScratch, Merge, MergeTable, NONE};
 use crate::error::{Error, Result};
 use crate::rules::Rules;
 use crate::split::PreSplit;
@@ -214,16 +214,27 @@ fn check_not_added(origin: &str, parts: &Parts) -> Result<()> {
     Ok(())
 }
 
-/// The token of each byte.
+/// The token of each byte; [`NONE`] for a byte without.
 fn byte_tokens(origin: &str, id_of: &HashMap<&[u8], u32>) -> Result<[u32; 256]> {
-    let mut tokens = [0; 256];
+    let mut tokens = [NONE; 256];
     for (token, byte) in tokens.iter_mut().zip(0..=255u8) {
-        *token = *id_of.get([byte].as_slice()).ok_or_else(|| {
-            let place = format!("byte 0x{byte:02x} (written {:?})", byte_to_char(byte));
-            Error::malformed(origin, place, "no ordinary token for it; byte-level BPE needs one for each of 256 bytes")
-        })?;
+        match id_of.get([byte].as_slice()) {
+            Some(id) => *token = *id,
+            None if may_lack(byte) => {}
+            None => {
+                let place = format!("byte 0x{byte:02x} (written {:?})", byte_to_char(byte));
+                let problem = "no ordinary token for it; byte-level BPE needs one for each byte of text";
+                return Err(Error::malformed(origin, place, problem));
+            }
+        }
     }
     Ok(tokens)
+}
+
+/// Whether a vocabulary may be without a byte: control characters, and bytes that are in no UTF-8 text or only in
+/// planes without characters. SmolLM2's lacks 21 of them. Text loses them, as it does in Hugging Face's library.
+fn may_lack(byte: u8) -> bool {
+    matches!(byte, 1..=8 | 11 | 12 | 14..=31 | 0x7f | 0xc0 | 0xc1 | 0xf1 | 0xf2 | 0xf5..=0xff)
 }
 
 /// Finds the token that each pair makes. Pairs with an added token, or that make one, are dropped: ordinary text must

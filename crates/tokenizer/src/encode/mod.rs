@@ -7,6 +7,7 @@
 
 mod long;
 mod merges;
+mod symbols;
 mod table;
 
 use std::collections::HashMap;
@@ -16,7 +17,9 @@ use crate::split::PreSplit;
 pub(crate) use long::LongScratch;
 use merges::{MAX_DIRECT, Outcome};
 pub(crate) use merges::{Merge, MergeTable};
-use table::{FixedMap, Key, NONE, PieceKey};
+pub(crate) use symbols::{CharTable, Fallback, PairTable, Queue, SymbolBpe, SymbolParts};
+pub(crate) use table::NONE;
+use table::{FixedMap, Key, PieceKey};
 pub(crate) use table::{MAX_SHORT_PIECE, fold, piece_key};
 
 /// Slots of the piece cache, a power of two. At 32 bytes a slot it stays in a core's second-level cache.
@@ -36,6 +39,8 @@ pub(crate) struct Encoder {
     /// Longer pieces that are one token.
     long_pieces: HashMap<Box<[u8]>, u32>,
     longest_piece: usize,
+    /// Whether there are bytes without a token.
+    lacks_bytes: bool,
     pool: Mutex<Vec<Scratch>>,
 }
 
@@ -85,7 +90,8 @@ impl Encoder {
             }
         }
         let short_pieces = FixedMap::new(&short);
-        Self { split, merges, short_pieces, long_pieces, longest_piece, pool: Mutex::new(Vec::new()) }
+        let lacks_bytes = merges.byte_tokens.contains(&NONE);
+        Self { split, merges, short_pieces, long_pieces, longest_piece, lacks_bytes, pool: Mutex::new(Vec::new()) }
     }
 
     pub(crate) fn split(&self) -> PreSplit {
@@ -133,6 +139,15 @@ impl Encoder {
         buffer[0] = self.short_pieces.get(key);
         let mut length = 1;
         if buffer[0] == NONE {
+            let known;
+            let mut piece = piece;
+            if self.lacks_bytes {
+                known = self.known_bytes(piece);
+                piece = &known;
+                if piece.is_empty() {
+                    return;
+                }
+            }
             Outcome { length, .. } = self.merges.merge_direct(piece, &mut buffer);
         }
         out.extend_from_slice(&buffer[..length]);
@@ -150,8 +165,27 @@ impl Encoder {
             out.push(*id);
             return;
         }
+        let known;
+        let mut piece = piece;
+        if self.lacks_bytes {
+            known = self.known_bytes(piece);
+            piece = &known;
+            if piece.is_empty() {
+                return;
+            }
+        }
         for part in piece.chunks(long::MAX_LONG) {
             self.merges.merge_piece(part, long, out);
         }
+    }
+
+    /// A piece without the bytes that have no token.
+    fn known_bytes(&self, piece: &[u8]) -> Vec<u8> {
+        piece.iter().copied().filter(|byte| self.merges.byte_tokens[usize::from(*byte)] != NONE).collect()
+    }
+
+    /// Bytes without a token.
+    pub(crate) fn missing_bytes(&self) -> Vec<u8> {
+        (0..=255u8).filter(|byte| self.merges.byte_tokens[usize::from(*byte)] == NONE).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! A hash table that is built once and then only read.
 
 /// "No value" in tables, links and ranks; no token, rank or position reaches it.
-pub(super) const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// Longest walk over occupied slots that a table is built with: look-ups of hostile keys stay cheap.
 const MAX_PROBES: usize = 64;

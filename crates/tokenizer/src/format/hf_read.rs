@@ -7,11 +7,14 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::Value;
 
+use super::hf_pieces;
+use super::hf_rules;
 use super::pair::{Spelled, shorten, split_pair};
 use crate::error::{Error, Result};
+use crate::rules::{Rules, Step};
 use crate::split::PreSplit;
 use crate::tokenizer::Tokenizer;
-use crate::vocab::AddedToken;
+use crate::vocab::{AddedToken, Matching};
 
 /// The parts of the file that decide ids. `truncation` and `padding` are settings of a caller, not of the tokenizer:
 /// texts are never cut or filled up here.
@@ -42,10 +45,12 @@ struct Added {
     rstrip: bool,
     #[serde(default)]
     special: bool,
+    #[serde(default)]
+    normalized: bool,
 }
 
 #[derive(Deserialize)]
-struct Model {
+pub(super) struct Model {
     #[serde(default)]
     dropout: Option<f64>,
     #[serde(default)]
@@ -53,13 +58,19 @@ struct Model {
     #[serde(default)]
     end_of_word_suffix: Option<String>,
     #[serde(default)]
-    ignore_merges: bool,
-    vocab: HashMap<String, u32>,
-    merges: Vec<Pair>,
+    pub(super) unk_token: Option<String>,
+    #[serde(default)]
+    pub(super) fuse_unk: bool,
+    #[serde(default)]
+    pub(super) byte_fallback: bool,
+    #[serde(default)]
+    pub(super) ignore_merges: bool,
+    pub(super) vocab: HashMap<String, u32>,
+    pub(super) merges: Vec<Pair>,
 }
 
 /// A merge, written as "left right" or as a list of two.
-struct Pair(String, String);
+pub(super) struct Pair(pub(super) String, pub(super) String);
 
 impl<'de> Deserialize<'de> for Pair {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -101,19 +112,26 @@ pub(super) fn parse(origin: &str, content: &[u8]) -> Result<Tokenizer> {
     if !matches!(model_type.as_str(), "BPE" | "none") {
         return Err(Error::unsupported(origin, "model type", model_type, "BPE (byte level)"));
     }
-    if !file.normalizer.is_null() {
-        return Err(Error::unsupported(origin, "normalizer", type_name(&file.normalizer), "none"));
-    }
-    let split = pre_split(origin, &file.pre_tokenizer)?;
-    // Neither of these changes what text encodes to, but another kind shows that the file means more than ids say.
-    for (field, part) in [("post_processor", &file.post_processor), ("decoder", &file.decoder)] {
-        if !part.is_null() && type_name(part) != "ByteLevel" {
-            return Err(Error::unsupported(origin, field, type_name(part), "ByteLevel, or none"));
-        }
-    }
+    let mut rules = Rules { normalizer: hf_rules::normalizer(origin, &file.normalizer)?, ..Rules::default() };
+    hf_rules::template(origin, &file.post_processor, &mut rules)?;
     let model = Model::deserialize(file.model).map_err(|error| Error::malformed(origin, "model", error.to_string()))?;
     check_model(origin, &model)?;
-    let added = added_tokens(origin, file.added_tokens, &model.vocab)?;
+    let added = added_tokens(origin, file.added_tokens, &model.vocab, &rules)?;
+    // Byte-level files say so in at least one of these; pieces of text need a decoder that puts them together.
+    let is_bytes = file.decoder.is_null() || names_byte_level(&file.decoder) || names_byte_level(&file.pre_tokenizer);
+    if !is_bytes {
+        hf_rules::pieces_rules(origin, &file.pre_tokenizer, &file.decoder, &mut rules)?;
+        return hf_pieces::parse(origin, &model, added, rules);
+    }
+    if rules.normalizer.iter().any(|step| !matches!(step, Step::Form(_))) {
+        let found = type_name(&file.normalizer);
+        return Err(Error::unsupported(origin, "normalizer", found, "a normal form in a byte-level file"));
+    }
+    let split = pre_split(origin, &file.pre_tokenizer)?;
+    // A decoder does not change what text encodes to, but another kind shows that the file means more than ids say.
+    if !file.decoder.is_null() && type_name(&file.decoder) != "ByteLevel" {
+        return Err(Error::unsupported(origin, "decoder", type_name(&file.decoder), "ByteLevel, or none"));
+    }
     let merges: Vec<(&str, &str)> =
         model.merges.iter().map(|Pair(left, right)| (left.as_str(), right.as_str())).collect();
     let spelled = Spelled {
@@ -126,8 +144,14 @@ pub(super) fn parse(origin: &str, content: &[u8]) -> Result<Tokenizer> {
     Tokenizer::from_parts(origin, spelled.into_parts(origin, split)?)
 }
 
+/// Whether a part is `ByteLevel` or a sequence with it.
+fn names_byte_level(part: &Value) -> bool {
+    let steps = ["pretokenizers", "decoders"].iter().filter_map(|key| part.get(key)?.as_array()).flatten();
+    type_name(part) == "ByteLevel" || steps.into_iter().any(|step| type_name(step) == "ByteLevel")
+}
+
 /// The `type` of a part, or a word for what stands in its place.
-fn type_name(part: &Value) -> String {
+pub(super) fn type_name(part: &Value) -> String {
     match part.get("type") {
         Some(Value::String(name)) => shorten(name),
         _ if part.is_null() || part.is_object() => "none".to_owned(),
@@ -212,20 +236,27 @@ fn check_model(origin: &str, model: &Model) -> Result<()> {
     Ok(())
 }
 
-fn added_tokens(origin: &str, listed: Vec<Added>, vocab: &HashMap<String, u32>) -> Result<Vec<AddedToken>> {
+fn added_tokens(
+    origin: &str,
+    listed: Vec<Added>,
+    vocab: &HashMap<String, u32>,
+    rules: &Rules,
+) -> Result<Vec<AddedToken>> {
     let mut added = Vec::with_capacity(listed.len());
     for token in listed {
-        let place = format!("added token {:?}", shorten(&token.content));
-        for (flag, set) in [("lstrip", token.lstrip), ("rstrip", token.rstrip), ("single_word", token.single_word)] {
-            if set {
-                return Err(Error::unsupported(origin, place, format!("with {flag} true"), "false"));
-            }
-        }
         if let Some(id) = vocab.get(&token.content).filter(|id| **id != token.id) {
+            let place = format!("added token {:?}", shorten(&token.content));
             let problem = format!("id {}, but the model's vocabulary has it as {id}", token.id);
             return Err(Error::malformed(origin, place, problem));
         }
-        added.push(AddedToken { special: token.special, ..AddedToken::special(token.content, token.id) });
+        let matching = Matching {
+            single_word: token.single_word,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            // Without a normaliser there is no other text to look in.
+            normalized: token.normalized && !rules.normalizer.is_empty(),
+        };
+        added.push(AddedToken { content: token.content, id: token.id, special: token.special, matching });
     }
     Ok(added)
 }

@@ -3,9 +3,10 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
+use super::{hf_pieces, hf_rules};
 use crate::bytes::spell;
 use crate::split::{LLAMA3_PATTERN, PreSplit, QWEN2_PATTERN};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Model, Tokenizer};
 use crate::vocab::Kind;
 
 /// The content of a `tokenizer.json` with the same ids. Added tokens are listed in the model's vocabulary too, as in
@@ -16,11 +17,34 @@ pub(super) fn write(tokenizer: &Tokenizer) -> String {
         .iter()
         .map(|token| {
             json!({
-                "id": token.id, "content": token.content, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": token.special,
+                "id": token.id, "content": token.content, "single_word": token.matching.single_word,
+                "lstrip": token.matching.lstrip, "rstrip": token.matching.rstrip,
+                "normalized": token.matching.normalized, "special": token.special,
             })
         })
         .collect();
+    let (around, model) = match tokenizer.model() {
+        Model::Bytes(_) => bytes_json(tokenizer),
+        Model::Pieces(pieces) => (hf_rules::pieces_json(tokenizer.rules()), hf_pieces::model_json(tokenizer, pieces)),
+    };
+    let [normalizer, pre_tokenizer, decoder] = around;
+    let file = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": hf_rules::template_json(tokenizer),
+        "decoder": decoder,
+        "model": model,
+    });
+    // The alternate form is indented: people read and compare these files.
+    format!("{file:#}\n")
+}
+
+/// Normaliser, pre-tokenizer and decoder of a byte-level model, and the model.
+fn bytes_json(tokenizer: &Tokenizer) -> ([Value; 3], Value) {
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let unsplit = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let pattern = |pattern: &str| {
@@ -43,16 +67,7 @@ pub(super) fn write(tokenizer: &Tokenizer) -> String {
             format!("{} {}", name(merge.left), name(merge.right))
         })
         .collect();
-    let file = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": null,
-        "decoder": byte_level,
-        "model": {
+    let model = json!({
             "type": "BPE",
             "dropout": null,
             "unk_token": null,
@@ -63,10 +78,8 @@ pub(super) fn write(tokenizer: &Tokenizer) -> String {
             "ignore_merges": tokenizer.vocab().whole_pieces,
             "vocab": serde_json::to_value(VocabById(tokenizer)).unwrap_or_default(),
             "merges": merges,
-        },
     });
-    // The alternate form is indented: people read and compare these files.
-    format!("{file:#}\n")
+    ([hf_rules::forms_json(tokenizer.rules()), pre_tokenizer, byte_level], model)
 }
 
 /// The vocabulary as a map in order of id.

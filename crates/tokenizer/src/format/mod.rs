@@ -1,6 +1,8 @@
 //! Files: Hugging Face `tokenizer.json`, GPT-2's `vocab.json` with `merges.txt`, tiktoken rank files.
 
+mod hf_pieces;
 mod hf_read;
+mod hf_rules;
 mod hf_write;
 mod pair;
 mod tiktoken;

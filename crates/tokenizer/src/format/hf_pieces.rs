@@ -1,0 +1,92 @@
+//! SentencePiece BPE models in a `tokenizer.json`.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use super::hf_read::Model;
+use super::pair::shorten;
+use crate::error::{Error, Result};
+use crate::pieces::{Choice, Piece, PieceParts, Pieces, byte_of};
+use crate::rules::Rules;
+use crate::split::PreSplit;
+use crate::tokenizer::Tokenizer;
+use crate::vocab::{AddedToken, Kind};
+
+/// Makes a tokenizer of a model and what stands around it.
+pub(super) fn parse(origin: &str, model: &Model, added: Vec<AddedToken>, mut rules: Rules) -> Result<Tokenizer> {
+    if let Some(name) = &model.unk_token {
+        let added_id = added.iter().find(|token| token.content == *name).map(|token| token.id);
+        let id = model.vocab.get(name).copied().or(added_id);
+        rules.unk = Some(id.ok_or_else(|| {
+            Error::malformed(origin, "model.unk_token", format!("{:?} is not in the vocabulary", shorten(name)))
+        })?);
+    }
+    let special: HashSet<&str> =
+        added.iter().filter(|token| token.special).map(|token| token.content.as_str()).collect();
+    let pieces: Vec<Piece> = model
+        .vocab
+        .iter()
+        .filter(|(text, _)| !special.contains(text.as_str()))
+        .map(|(text, id)| Piece {
+            text: text.clone(),
+            id: *id,
+            byte: if model.byte_fallback { byte_of(text) } else { None },
+            score: 0.0,
+        })
+        .collect();
+    let mut pairs = Vec::with_capacity(model.merges.len());
+    for (pair, number) in model.merges.iter().zip(1..) {
+        let (left, right) = (&pair.0, &pair.1);
+        let find = |name: &str| {
+            model.vocab.get(name).copied().ok_or_else(|| {
+                let problem = format!("token {:?} is not in the vocabulary", shorten(name));
+                Error::malformed(origin, format!("merge {number}"), problem)
+            })
+        };
+        let ids = (find(left)?, find(right)?);
+        // Ordinary text must not turn into special tokens.
+        let joined = format!("{left}{right}");
+        if ![left.as_str(), right.as_str(), joined.as_str()].iter().any(|name| special.contains(name)) {
+            pairs.push(ids);
+        }
+    }
+    Tokenizer::from_pieces(
+        origin,
+        PieceParts {
+            pieces,
+            added,
+            choice: Choice::Merges { pairs, whole_pieces: model.ignore_merges },
+            split: PreSplit::Whole,
+            fuse_unk: model.fuse_unk,
+            byte_fallback: model.byte_fallback,
+            rules,
+        },
+    )
+}
+
+/// The `model` of a tokenizer of pieces.
+pub(super) fn model_json(tokenizer: &Tokenizer, pieces: &Pieces) -> Value {
+    let fallback = pieces.encoder.fallback();
+    let text = |id: u32| pieces.texts.get(id as usize).map_or("", |text| text);
+    let vocab: serde_json::Map<String, Value> = tokenizer
+        .vocab()
+        .iter()
+        .filter(|(_, kind, _)| *kind != Kind::Unused)
+        .map(|(id, ..)| (text(id).to_owned(), json!(id)))
+        .collect();
+    let merges: Vec<Value> =
+        tokenizer.merges().iter().map(|merge| json!([text(merge.left), text(merge.right)])).collect();
+    json!({
+        "type": "BPE",
+        "dropout": null,
+        "unk_token": fallback.unk.map(text),
+        "continuing_subword_prefix": null,
+        "end_of_word_suffix": null,
+        "fuse_unk": fallback.fuse_unk,
+        "byte_fallback": fallback.bytes.is_some(),
+        "ignore_merges": pieces.encoder.whole_pieces(),
+        "vocab": vocab,
+        "merges": merges,
+    })
+}
