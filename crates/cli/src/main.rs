@@ -14,6 +14,8 @@ mod output;
 mod progress;
 mod units;
 
+/// The commit this program was built from.
+pub const COMMIT: &str = env!("VERVE_COMMIT");
 /// Version and commit, as they stand in run folders and benchmark lines.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("VERVE_COMMIT"), ")");
 

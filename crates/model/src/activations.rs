@@ -113,7 +113,7 @@ const TOKENS: &str = "tokens and positions";
 
 /// Elements of the workspace for logits that rows are added to until it is reached, within these bounds: large enough for
 /// efficient products, small enough for caches.
-const LOGITS_TARGET: usize = 4 << 20;
+const LOGITS_TARGET: usize = 26 << 20;
 const LOGITS_ROWS: std::ops::RangeInclusive<usize> = 128..=1024;
 
 impl<E, A, I> ActivationTable<E, A, I> {

@@ -9,6 +9,7 @@ use verve_ops::BackendError;
 use crate::buffer::CpuBuf;
 use crate::isa::{Isa, SimdLevel};
 use crate::pool::Pool;
+use crate::simd::{Kernel, LINE_BYTES, Simd, prefetch};
 
 /// Independent accumulator chains, enough to hide an instruction's latency on two ports.
 const CHAINS: usize = 12;
@@ -41,7 +42,7 @@ impl Ceilings {
             f32_gflops: arithmetic(pool, &|n| peak_f32(isa, n)),
             bf16_gflops: features.bf16_dot.then(|| arithmetic(pool, &|n| peak_bf16(isa, n))),
             int8_gops: features.vnni.then(|| arithmetic(pool, &|n| peak_int8(isa, n))),
-            read_gb_s: bandwidth(pool)?,
+            read_gb_s: bandwidth(pool, isa)?,
         })
     }
 
@@ -87,28 +88,46 @@ fn arithmetic(pool: &Pool, kernel: &(dyn Fn(u64) -> f64 + Sync)) -> f64 {
     best(rates)
 }
 
-fn bandwidth(pool: &Pool) -> Result<f64, BackendError> {
-    let mut buf = CpuBuf::<u32>::zeroed(READ_BYTES / 4)?;
+fn bandwidth(pool: &Pool, isa: Isa) -> Result<f64, BackendError> {
+    let mut buf = CpuBuf::<f32>::zeroed(READ_BYTES / 4)?;
     let threads = pool.n_threads();
     let part = buf.len() / threads;
     // Touched by the threads that will read it, so that the pages are theirs and not the shared zero page.
-    pool.for_each(crate::pool::ChunksMut::new(&mut buf, part.max(1)), |_, _, chunk: &mut [u32]| chunk.fill(1));
+    pool.for_each(crate::pool::ChunksMut::new(&mut buf, part.max(1)), |_, _, chunk: &mut [f32]| chunk.fill(1.0));
     let mut rates = [0.0; ROUNDS];
     for rate in &mut rates {
         let start = Instant::now();
         pool.run(threads, &|index, _| {
-            let chunk = &buf[index * part..(index + 1) * part];
-            let mut sums = [0u32; 64];
-            for line in chunk.chunks_exact(64) {
-                for (sum, x) in sums.iter_mut().zip(line) {
-                    *sum ^= *x;
-                }
-            }
-            black_box(sums);
+            black_box(isa.dispatch(Read(&buf[index * part..(index + 1) * part])));
         });
         *rate = (part * threads * 4) as f64 / start.elapsed().as_secs_f64() / 1e9;
     }
     Ok(best(rates))
+}
+
+/// Reads everything once, in order, and asks for what comes next ahead of time.
+struct Read<'a>(&'a [f32]);
+
+impl Kernel for Read<'_> {
+    type Out = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        /// Sums at once, so that none waits for the one before.
+        const SUMS: usize = 8;
+        /// Elements that are asked for ahead: 64 cache lines.
+        const AHEAD: usize = 64 * LINE_BYTES / 4;
+        let mut sums = [s.splat(0.0); SUMS];
+        for block in self.0.chunks_exact(SUMS * S::LANES) {
+            for line in block.chunks_exact(LINE_BYTES / 4) {
+                prefetch(line.as_ptr().wrapping_add(AHEAD));
+            }
+            for (sum, x) in sums.iter_mut().zip(block.chunks_exact(S::LANES)) {
+                *sum = s.add(*sum, s.load(x));
+            }
+        }
+        sums.into_iter().map(|sum| s.sum(sum)).sum()
+    }
 }
 
 /// Operations of `iterations` rounds of multiply-adds; with 1 round, what one round counts.

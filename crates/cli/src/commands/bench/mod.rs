@@ -76,14 +76,19 @@ impl Bench {
     /// Prints a figure: a line of a table, or a line of JSON with the machine and the commit.
     pub fn print(&self, figure: Figure<'_>) -> Result<()> {
         if !self.json {
-            let share =
-                figure.share.map_or_else(String::new, |(share, of)| format!("  {:>3.0}% of {of}", 100.0 * share));
-            return output::line(format!("{:<14} {:>12.1} {:<9}{share}", figure.job, figure.value, figure.unit));
+            let share = figure
+                .share
+                .map_or_else(String::new, |(share, of)| format!(" {} {:>3.0}% of {of}", bar(share), 100.0 * share));
+            let digits = if figure.value < 10.0 { 3 } else { 1 };
+            return output::line(format!("{:<14} {:>12.digits$} {:<9}{share}", figure.job, figure.value, figure.unit));
         }
         let mut line = Map::new();
         line.insert("job".to_owned(), json!(figure.job));
         line.insert("value".to_owned(), json!(figure.value));
         line.insert("unit".to_owned(), json!(figure.unit));
+        if figure.unit == "tokens/s" {
+            line.insert("tokens_per_s".to_owned(), json!(figure.value));
+        }
         if let Some((share, of)) = figure.share {
             line.insert("share".to_owned(), json!(share));
             line.insert("share_of".to_owned(), json!(of));
@@ -95,8 +100,16 @@ impl Bench {
         line.insert("threads".to_owned(), json!(device::threads(&self.machine)));
         line.insert("machine".to_owned(), serde_json::to_value(&self.facts)?);
         line.insert("verve".to_owned(), json!(crate::VERSION));
+        line.insert("commit".to_owned(), json!(crate::COMMIT));
         output::line(Value::Object(line).to_string())
     }
+}
+
+/// A share as a bar of 20 places; more than all of it is as long as all of it.
+fn bar(share: f64) -> String {
+    const PLACES: usize = 20;
+    let full = ((share * PLACES as f64).round() as usize).min(PLACES);
+    format!("{}{}", "█".repeat(full), "░".repeat(PLACES - full))
 }
 
 /// `bf16` or `f32`.
@@ -138,7 +151,13 @@ impl OnBackend for CeilingsJob<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use super::{bar, median};
+
+    #[test]
+    fn a_bar_is_as_long_as_the_share() {
+        assert_eq!(bar(0.5), "██████████░░░░░░░░░░");
+        assert_eq!(bar(1.3), "████████████████████");
+    }
 
     #[test]
     fn the_middle() {
