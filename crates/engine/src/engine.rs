@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use verve_model::{
-    InferStep, InferWeights, KvCache, MemoryPlan, ModelConfig, Network, PlanItem, StepBatch, StepLimits,
+    InferStep, InferWeights, KvCache, MemoryPlan, ModelConfig, Network, PlanItem, StepBatch, StepLimits, WeightFormats,
     infer_memory_plan, infer_step,
 };
 use verve_ops::{InferBackend, KV_BLOCK};
@@ -105,20 +105,23 @@ impl EngineOptions {
 /// The most memory that reading a model's weights, [`Engine::new`] and [`Engine::generate`] hold at once, by purpose.
 /// Allocates nothing.
 ///
+/// `formats` says which weights stay in blocks, `None` that none does.
+///
 /// # Errors
 /// An option out of its range.
 pub fn memory_plan<B: InferBackend>(
     backend: &B,
     config: &ModelConfig,
+    formats: Option<&WeightFormats>,
     options: &EngineOptions,
 ) -> Result<MemoryPlan, EngineError> {
     let Sizes { limits, n_blocks, .. } = options.sizes(config)?;
-    let mut items = infer_memory_plan(backend, config, n_blocks, limits);
+    let mut items = infer_memory_plan(backend, config, formats, n_blocks, limits);
     let bytes = InferStep::<B>::host_bytes(config, limits) + Sampler::bytes(config.n_vocab);
     items.push(PlanItem { purpose: "logits and sampling", bytes: bytes as u64 });
     // Weights are read before anything else is there; only what that takes beyond the rest counts.
     let together: u64 = items.iter().map(|item| item.bytes).sum();
-    let reading = InferWeights::bytes_while_building(backend, config) as u64;
+    let reading = InferWeights::bytes_while_building(backend, config, formats) as u64;
     if reading > together {
         items.push(PlanItem { purpose: "reading the weights", bytes: reading - together });
     }

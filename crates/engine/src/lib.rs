@@ -19,7 +19,7 @@
 //! let params = SamplingParams { temperature: 0.8, top_p: 0.95, seed: 7, max_tokens: 20, ..SamplingParams::default() };
 //! let requests = [Request { prompt: vec![b'a'.into(), b'b'.into()], params }];
 //! let options = EngineOptions::default().for_requests(&requests, &config);
-//! println!("{} bytes", memory_plan(&backend, &config, &options)?.total());
+//! println!("{} bytes", memory_plan(&backend, &config, None, &options)?.total());
 //! let mut engine = Engine::from_network(network, &vocabulary, &options)?;
 //! let stop = AtomicBool::new(false);
 //! engine.generate(&requests, &stop, &mut |event| {

@@ -98,7 +98,7 @@ fn run<B: InferBackend>(backend: &B, config: &ModelConfig, options: &EngineOptio
         })
         .expect("the machine works");
     assert_eq!(totals.n_generated, 360);
-    let plan = memory_plan(backend, config, options).expect("good options");
+    let plan = memory_plan(backend, config, None, options).expect("good options");
     (calls, plan, PEAK.load(Relaxed) - before)
 }
 

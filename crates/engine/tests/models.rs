@@ -202,7 +202,7 @@ fn sizes_for_requests_are_enough_for_all_of_them_at_once() {
 fn options_out_of_range_are_named() {
     let (_, config) = configs().remove(0);
     let backend = Reference::<f32>::new();
-    let plan = |options: EngineOptions| memory_plan(&backend, &config, &options).unwrap_err().to_string();
+    let plan = |options: EngineOptions| memory_plan(&backend, &config, None, &options).unwrap_err().to_string();
     let default = EngineOptions::default();
     let message = plan(EngineOptions { max_sequences: 0, ..default });
     assert_eq!(message, "engine option max_sequences is 0, must be from 1 to 4096");
@@ -211,7 +211,7 @@ fn options_out_of_range_are_named() {
     assert!(plan(EngineOptions { cache_tokens: Some(0), ..default }).starts_with("engine option cache_tokens is 0"));
     let huge = ModelConfig { n_ctx: 1 << 24, positions: Positions::Rotary { theta: 100.0 }, ..config.clone() };
     let message =
-        memory_plan(&backend, &huge, &EngineOptions { max_sequences: 4096, ..default }).unwrap_err().to_string();
+        memory_plan(&backend, &huge, None, &EngineOptions { max_sequences: 4096, ..default }).unwrap_err().to_string();
     assert_eq!(message, "engine option cache_tokens is 68719476736, must be from 1 to 2147483648");
     assert!(plan(EngineOptions { max_context: Some(0), ..default }).starts_with("engine option max_context is 0"));
 }

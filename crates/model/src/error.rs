@@ -8,6 +8,9 @@ use verve_ops::BackendError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
+    /// A GGUF file cannot be read or written.
+    #[error(transparent)]
+    Gguf(#[from] verve_gguf::GgufError),
     /// A field of a [`crate::ModelConfig`] has a value that cannot be, or that contradicts another field.
     #[error("model configuration: {field} = {found}: {problem}")]
     Config {

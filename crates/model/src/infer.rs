@@ -7,109 +7,15 @@ use crate::activations::ElementSizes;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::forward::*;
+use crate::infer_weights::{InferTensor, InferWeights, WeightFormats};
 use crate::network::{self, Forward};
-use crate::params::{LinearParams, NormParams, ParamSpec, Params, Weights, layout};
+use crate::params::{LinearParams, NormParams, Params};
 use crate::plan::PlanItem;
 use crate::rope::{RopeTables, rope_shape, rope_tables_len};
 
 type Elems<B> = <B as Backend>::Buf<<B as Backend>::Elem>;
 type Accs<B> = <B as Backend>::Buf<<B as Backend>::Acc>;
 type Ids<B> = <B as Backend>::Buf<u32>;
-
-/// One tensor of an inference model.
-enum InferTensor<B: InferBackend> {
-    /// A weight matrix or the token table, in the machine's layout.
-    Prepared(B::Weight),
-    /// A bias, a norm weight or the position table, as it is.
-    Plain(Elems<B>),
-}
-
-impl<B: InferBackend> InferTensor<B> {
-    /// True for tensors that are stored plain: vectors and the position table.
-    fn is_plain(spec: &ParamSpec) -> bool {
-        spec.shape.len() == 1 || spec.name == "pos_embed"
-    }
-
-    fn prepared(&self) -> &B::Weight {
-        match self {
-            Self::Prepared(weight) => weight,
-            Self::Plain(_) => panic!("a matrix is stored plain"),
-        }
-    }
-
-    fn plain(&self) -> &Elems<B> {
-        match self {
-            Self::Plain(buffer) => buffer,
-            Self::Prepared(_) => panic!("a vector is stored prepared"),
-        }
-    }
-}
-
-/// Weights ready for generation.
-pub struct InferWeights<B: InferBackend>(Params<InferTensor<B>>);
-
-impl<B: InferBackend> InferWeights<B> {
-    /// Prepares weights one tensor at a time. `fill` writes a tensor of the table into a buffer of its size; tensors come
-    /// in canonical order.
-    ///
-    /// # Errors
-    /// Out of memory, or the first error of `fill`.
-    pub fn build(
-        backend: &B,
-        config: &ModelConfig,
-        mut fill: impl FnMut(&ParamSpec, &mut Elems<B>) -> Result<(), ModelError>,
-    ) -> Result<Self, ModelError> {
-        let tensors = layout(config).try_map(|spec| {
-            let mut buffer = backend.alloc(spec.len())?;
-            fill(&spec, &mut buffer)?;
-            if InferTensor::<B>::is_plain(&spec) {
-                return Ok(InferTensor::Plain(buffer));
-            }
-            Ok::<_, ModelError>(InferTensor::Prepared(backend.prepare(&buffer, spec.shape[0], spec.shape[1])?))
-        })?;
-        Ok(Self(tensors))
-    }
-
-    /// Prepares a copy of weights that go on being trained.
-    ///
-    /// # Errors
-    /// Out of memory.
-    ///
-    /// # Panics
-    /// When the weights are not of this configuration.
-    pub fn prepare(backend: &B, config: &ModelConfig, weights: &Weights<B>) -> Result<Self, ModelError> {
-        let mut source = weights.iter();
-        Self::build(backend, config, |spec, buffer| {
-            let Some(weight) = source.next() else { panic!("weights of another model: {} is missing", spec.name) };
-            backend.copy(weight, buffer);
-            Ok(())
-        })
-    }
-
-    /// Bytes that a model takes on this machine.
-    pub fn bytes(backend: &B, config: &ModelConfig) -> usize {
-        layout(config).iter().map(|spec| Self::tensor_bytes(backend, spec)).sum()
-    }
-
-    /// Most bytes held at once by [`Self::build`], with a copy of each tensor on the host, where `fill` has read it.
-    pub fn bytes_while_building(backend: &B, config: &ModelConfig) -> usize {
-        let (mut done, mut most) = (0, 0);
-        for spec in layout(config).iter() {
-            let plain = spec.len() * size_of::<B::Elem>();
-            let source = if InferTensor::<B>::is_plain(spec) { plain } else { 2 * plain };
-            done += Self::tensor_bytes(backend, spec);
-            most = most.max(done + source);
-        }
-        most
-    }
-
-    fn tensor_bytes(backend: &B, spec: &ParamSpec) -> usize {
-        match InferTensor::<B>::is_plain(spec) {
-            true => spec.len() * size_of::<B::Elem>(),
-            false => backend.prepared_bytes(spec.shape[0], spec.shape[1]),
-        }
-    }
-}
 
 /// Keys and values of every layer, in blocks of [`KV_BLOCK`] tokens. Which block belongs to which sequence is the
 /// caller's business.
@@ -300,15 +206,16 @@ impl<B: InferBackend> InferStep<B> {
     }
 }
 
-/// Memory of generation, by purpose.
+/// Memory of generation, by purpose. `formats` as for [`InferWeights::bytes`].
 pub fn infer_memory_plan<B: InferBackend>(
     backend: &B,
     config: &ModelConfig,
+    formats: Option<&WeightFormats>,
     n_blocks: usize,
     limits: StepLimits,
 ) -> Vec<PlanItem> {
     [
-        ("weights", InferWeights::<B>::bytes(backend, config)),
+        ("weights", InferWeights::<B>::bytes(backend, config, formats)),
         ("KV cache", KvCache::<B>::bytes(config, n_blocks)),
         ("step workspace", InferStep::<B>::bytes(config, limits)),
     ]

@@ -8,6 +8,7 @@ mod error;
 pub mod formats;
 mod forward;
 mod infer;
+mod infer_weights;
 pub mod init;
 mod network;
 pub mod params;
@@ -24,9 +25,8 @@ pub use config::{
 };
 pub use error::ModelError;
 pub use forward::{LossSum, Network, TrainBatch, forward_loss};
-pub use infer::{
-    InferStep, InferWeights, KvCache, StepBatch, StepLimits, infer_memory_plan, infer_step, kv_bytes_per_token,
-};
+pub use infer::{InferStep, KvCache, StepBatch, StepLimits, infer_memory_plan, infer_step, kv_bytes_per_token};
+pub use infer_weights::{InferWeights, QuantRows, WeightFormats};
 pub use init::init;
 pub use params::{Decay, Grads, Init, Moments, ParamSpec, Params, Weights, layout};
 pub use plan::{MasterWeights, MemoryOptions, MemoryPlan, PlanItem, memory_plan};

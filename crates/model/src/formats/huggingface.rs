@@ -16,7 +16,7 @@ use super::names::{Family, Layout, Role, Source};
 use super::tensor_file::{FileType, TensorFile};
 use crate::config::{AttnScale, ModelConfig};
 use crate::error::ModelError;
-use crate::infer::InferWeights;
+use crate::infer_weights::InferWeights;
 use crate::params::{ParamSpec, Params, layout};
 
 pub(super) const CONFIG: &str = "config.json";

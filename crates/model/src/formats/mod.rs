@@ -1,15 +1,19 @@
 //! Model files. See [`huggingface`] for whole checkpoints and [`tensor_file`] for single files of tensors.
 
+pub mod gguf;
 mod header;
 mod hf_config;
 pub mod huggingface;
 mod mapping;
+mod model_file;
 pub mod names;
 mod save;
 pub mod tensor_file;
 
+pub use gguf::GgufModel;
 pub use hf_config::GenerationIds;
 pub use huggingface::{Checkpoint, load};
+pub use model_file::ModelFile;
 pub use names::Family;
 pub use save::{SaveOptions, Saved, save, save_sharded};
 pub use tensor_file::FileType;

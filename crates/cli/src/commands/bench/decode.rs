@@ -39,7 +39,7 @@ impl OnBackend for Job<'_> {
             backend.upload(&host, buffer);
             Ok(())
         })?;
-        let bytes = InferWeights::bytes(&backend, &config) as f64;
+        let bytes = InferWeights::bytes(&backend, &config, None) as f64;
         let vocabulary = Vocabulary::from_bytes((0..config.n_vocab).map(|_| b"x"));
         let params = SamplingParams { temperature: 0.0, max_tokens: TIMED + 1, ..SamplingParams::default() };
         let requests = [Request { prompt: (0..PROMPT as u32).collect(), params }];

@@ -51,7 +51,7 @@ pub fn sample_bytes<B: Device>(backend: &B, config: &RunConfig, model: &ModelCon
     let prompt = vec![0; config.sample.prompt.as_ref().map_or(0, String::len)];
     let request = Request { prompt, params: sampling(0, config.sample.max_tokens) };
     let options = EngineOptions::default().for_requests(&[request], model);
-    memory_plan(backend, model, &options).map_or(0, |plan| plan.total())
+    memory_plan(backend, model, None, &options).map_or(0, |plan| plan.total())
 }
 
 impl<'a> Display<'a> {
