@@ -1,13 +1,14 @@
-//! Finding and opening a trained model: a run folder, one of its checkpoints, or any folder in the Hugging Face layout.
+//! Finding and opening a model: a run folder, one of its checkpoints, any folder in the Hugging Face layout, or a GGUF file.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use verve_engine::{EngineOptions, Vocabulary, memory_plan};
+use verve_gguf::GgufFile;
 use verve_model::MemoryPlan;
-use verve_model::formats::{Checkpoint, load};
+use verve_model::formats::ModelFile;
 use verve_ops::InferBackend;
-use verve_tokenizer::Tokenizer;
+use verve_tokenizer::{GgufVocab, Tokenizer};
 use verve_train::{Which, locate};
 
 use crate::machine::Machine;
@@ -16,17 +17,22 @@ use crate::units;
 /// A model on disk whose files have been checked; its weights are not read yet.
 pub struct Model {
     /// Configuration and weights.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: ModelFile,
     /// What its ids mean.
     pub tokenizer: Tokenizer,
 }
 
 impl Model {
-    /// Opens a run folder (its best checkpoint, or the newest where nothing was held out), a checkpoint or a model folder.
+    /// Opens a run folder (its best checkpoint, or the newest where nothing was held out), a checkpoint, a model folder or a
+    /// GGUF file.
     pub fn open(path: &Path) -> Result<Self> {
-        let folder = folder_of(path)?;
-        let checkpoint = load(&folder)?;
-        let tokenizer = Tokenizer::load(&folder).with_context(|| format!("the tokenizer of {}", folder.display()))?;
+        let folder = model_at(path)?;
+        let checkpoint = ModelFile::open(&folder)?;
+        let tokenizer = match &checkpoint {
+            ModelFile::Folder(_) => Tokenizer::load(&folder).map_err(anyhow::Error::from),
+            ModelFile::Gguf(model) => gguf_tokenizer(model.file()),
+        };
+        let tokenizer = tokenizer.with_context(|| format!("the tokenizer of {}", folder.display()))?;
         let (ids, n_vocab) = (tokenizer.n_vocab(), checkpoint.config().n_vocab);
         if ids > n_vocab {
             bail!(
@@ -48,10 +54,40 @@ impl Model {
     }
 }
 
-/// The folder with `config.json` that `path` means.
-fn folder_of(path: &Path) -> Result<PathBuf> {
+/// The tokenizer in a GGUF file's metadata.
+fn gguf_tokenizer(file: &GgufFile) -> Result<Tokenizer> {
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let text = |name: &str| file.text(&key(name)).map(|text| text.map(str::to_owned));
+    let id = |name: &str| -> Result<Option<u32>> {
+        // Converters write "none" as the largest number.
+        let id = file.count(&key(&format!("{name}_token_id")))?;
+        Ok(id.and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX))
+    };
+    let texts = |name: &str| file.texts(&key(name)).map(|texts| texts.map(<[String]>::to_vec));
+    Ok(Tokenizer::from_gguf(GgufVocab {
+        model: file.required(&key("model"), text("model")?)?,
+        pre: text("pre")?,
+        tokens: file.required(&key("tokens"), texts("tokens")?)?,
+        scores: file.floats(&key("scores"))?.map(<[f32]>::to_vec),
+        token_types: file.integers(&key("token_type"))?,
+        merges: texts("merges")?,
+        bos: id("bos")?,
+        eos: id("eos")?,
+        unk: id("unknown")?,
+        pad: id("padding")?,
+        add_bos: file.bool(&key("add_bos_token"))?,
+        add_eos: file.bool(&key("add_eos_token"))?,
+        add_space_prefix: file.bool(&key("add_space_prefix"))?,
+    })?)
+}
+
+/// The folder with `config.json`, or the GGUF file, that `path` means.
+fn model_at(path: &Path) -> Result<PathBuf> {
     if !path.exists() {
-        bail!("there is no model at {}: give a run folder or a folder with config.json", path.display());
+        bail!("there is no model at {}: give a run folder, a folder with config.json or a GGUF file", path.display());
+    }
+    if path.is_file() {
+        return Ok(path.to_owned());
     }
     if path.join("config.json").is_file() {
         return Ok(path.to_owned());
@@ -67,7 +103,7 @@ fn folder_of(path: &Path) -> Result<PathBuf> {
 
 /// Says how much memory the engine will take, by purpose, and refuses if it cannot be had.
 pub fn check_memory<B: InferBackend>(backend: &B, model: &Model, options: &EngineOptions) -> Result<()> {
-    let plan = memory_plan(backend, model.checkpoint.config(), options)?;
+    let plan = memory_plan(backend, model.checkpoint.config(), model.checkpoint.formats()?.as_ref(), options)?;
     let available = Machine::detect().available;
     if plan.total() > available {
         bail!(
