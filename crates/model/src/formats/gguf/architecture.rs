@@ -2,7 +2,10 @@
 
 use verve_gguf::GgufFile;
 
-use crate::config::{AttentionPattern, AttnScale, Biases, FfnActivation, ModelConfig, Norm, Positions};
+use crate::config::{
+    AttentionPattern, AttnScale, Biases, EmbedScale, FfnActivation, ModelConfig, Norm, Positions, Residual,
+    RotaryScaling,
+};
 use crate::error::ModelError;
 use crate::formats::GenerationIds;
 
@@ -149,6 +152,13 @@ pub(super) fn parse(file: &GgufFile) -> Result<(Architecture, ModelConfig), Mode
         biases,
         tied_head: !keys.has("output.weight"),
         init_std: 0.02,
+        rotary_pct: 1.0,
+        rotary_scaling: scaling(&keys)?,
+        rotary_local_theta: None,
+        residual: Residual::Sequential,
+        qk_norm: false,
+        post_norms: false,
+        embed_scale: EmbedScale::One,
     };
     Ok((architecture, config))
 }
@@ -158,14 +168,22 @@ fn as_written(value: f64) -> f64 {
     (value as f32).to_string().parse().unwrap_or(value)
 }
 
+/// How rotary frequencies are scaled.
+fn scaling(keys: &Keys<'_>) -> Result<RotaryScaling, ModelError> {
+    match keys.file.text(&keys.key("rope.scaling.type"))? {
+        None | Some("none") => Ok(RotaryScaling::None),
+        Some("linear") => {
+            let factor = keys.file.required(&keys.key("rope.scaling.factor"), keys.float("rope.scaling.factor")?)?;
+            Ok(RotaryScaling::Linear { factor: as_written(factor) })
+        }
+        Some(other) => Err(keys.refuse("rope.scaling.type", format!("{other:?}"), "\"none\" or \"linear\"")),
+    }
+}
+
 /// Refuses what this program does not compute.
 fn refuse_variants(keys: &Keys<'_>, d_head: usize) -> Result<(), ModelError> {
     if let Some(found) = keys.count("rope.dimension_count")?.filter(|&d| d != d_head) {
         return Err(keys.refuse("rope.dimension_count", found, "all of a head's dimensions"));
-    }
-    let scaling = keys.key("rope.scaling.type");
-    if let Some(found) = keys.file.text(&scaling)?.filter(|&kind| kind != "none") {
-        return Err(keys.refuse("rope.scaling.type", format!("{found:?}"), "\"none\""));
     }
     if keys.has("rope_freqs.weight") {
         return Err(ModelError::Malformed {
