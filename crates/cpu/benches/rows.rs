@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use half::bf16;
 use verve_cpu::{CpuBackend, CpuBuf, CpuElem, Isa};
 use verve_ops::args::*;
-use verve_ops::{Activation, Backend, Element, EmbedShape, NormKind, NormShape, RopeShape};
+use verve_ops::{Activation, AdamWStep, Backend, Element, EmbedShape, NormKind, NormShape, RopeShape};
 
 /// Rows of a micro-batch, and widths of the presets.
 const ROWS: usize = 2048;
