@@ -105,6 +105,21 @@ impl<E: CpuElem> Backend for CpuBackend<E> {
         kernels::norm::backward(self, args);
     }
 
+    fn head_norm(&self, args: HeadNorm<'_, Self>) {
+        args.check();
+        kernels::head_norm::forward(self, args);
+    }
+
+    fn head_norm_backward(&self, args: HeadNormBackward<'_, Self>) {
+        args.check();
+        kernels::head_norm::backward(self, args);
+    }
+
+    fn scaled_sum(&self, args: ScaledSum<'_, Self>) {
+        args.check();
+        kernels::head_norm::scaled_sum(self, args);
+    }
+
     fn linear(&self, args: Linear<'_, Self>) {
         args.check();
         gemm::linear(self, args);

@@ -24,8 +24,8 @@ macro_rules! families {
 }
 
 families!(
-    moves round sum_squares embed norm linear linear_backward activation rope attention attention_backward
-    head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached rows_are_independent
+    moves round sum_squares embed norm head_norm scaled_sum linear linear_backward activation rope attention
+    attention_backward head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached rows_are_independent
     quantized_products quantized_rows_are_independent quantized_embed quantized_damaged wrong_sizes ids_out_of_range
 );
 

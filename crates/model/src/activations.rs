@@ -58,6 +58,8 @@ pub(crate) struct ActivationTable<E, A, I> {
     pub attn_norm_stats: Slots<A>,
     /// Rotated, `[N, (H + 2K) D]`.
     pub qkv: Slots<E>,
+    /// `qkv` before its heads were normalised; models that do so only.
+    pub qkv_plain: Option<Slots<E>>,
     /// Output of attention, `[N, H D]`.
     pub heads: Slots<E>,
     /// Log-sum-exp of the scores, `[N, H]`.
@@ -68,6 +70,13 @@ pub(crate) struct ActivationTable<E, A, I> {
     pub ffn_norm_out: Slots<E>,
     /// `[N, 2]`.
     pub ffn_norm_stats: Slots<A>,
+    /// Of attention and of the feed-forward layer, before it is normalised and added, `[N, C]` each; models that do so
+    /// only.
+    pub branches: Option<[Slots<E>; 2]>,
+    /// `[N, 2]` each.
+    pub branch_stats: Option<[Slots<A>; 2]>,
+    /// A branch on its way into the residual stream, or the gradient of one, `[N, C]`.
+    pub branch: Option<E>,
     /// Gate branch before its activation, `[N, d_ff]`; gated activations only.
     pub ffn_gate: Option<Slots<E>>,
     /// Before the activation, or the linear branch of a gated one, `[N, d_ff]`.
@@ -141,11 +150,29 @@ impl<E, A, I> ActivationTable<E, A, I> {
             attn_norm_out: slots(norms, || make.elems(NORMS, width))?,
             attn_norm_stats: slots(blocks, || make.accs(NORMS, rows * 2))?,
             qkv: slots(blocks, || make.elems(ATTENTION, rows * c.qkv_width()))?,
+            qkv_plain: (c.qk_norm)
+                .then(|| slots(blocks, || make.elems(ATTENTION, rows * c.qkv_width())))
+                .transpose()?,
             heads: slots(blocks, || make.elems(ATTENTION, rows * c.heads_width()))?,
             lse: slots(blocks, || make.accs(ATTENTION, rows * c.n_heads))?,
             residual_mid: slots(blocks, || make.elems(RESIDUAL, width))?,
             ffn_norm_out: slots(norms, || make.elems(NORMS, width))?,
             ffn_norm_stats: slots(blocks, || make.accs(NORMS, rows * 2))?,
+            branches: match c.post_norms {
+                true => {
+                    let mut branch = || slots(blocks, || make.elems(NORMS, width));
+                    Some([branch()?, branch()?])
+                }
+                false => None,
+            },
+            branch_stats: match c.post_norms {
+                true => {
+                    let mut stats = || slots(blocks, || make.accs(NORMS, rows * 2));
+                    Some([stats()?, stats()?])
+                }
+                false => None,
+            },
+            branch: c.has_branch_buffer().then(|| make.elems(BACKWARD, width)).transpose()?,
             ffn_gate: c.activation.is_gated().then(|| slots(blocks, || make.elems(FFN, ffn))).transpose()?,
             ffn_up: slots(blocks, || make.elems(FFN, ffn))?,
             ffn_act: slots(acts, || make.elems(FFN, ffn))?,

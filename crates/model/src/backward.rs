@@ -4,6 +4,7 @@ use verve_ops::args::*;
 use verve_ops::{Backend, LinearShape};
 
 use crate::activations::{Activations, Recompute};
+use crate::config::Residual;
 use crate::error::ModelError;
 use crate::forward::*;
 use crate::network::{self, Forward};
@@ -92,7 +93,8 @@ fn recompute<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, layer: 
 }
 
 /// The feed-forward half of a block. `d_residual` is the gradient of the block's output before, and of `residual_mid`
-/// after.
+/// after
+/// unless the halves are parallel: then the half's own gradient waits in `branch`.
 fn ffn<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: &mut Grads<B>, layer: usize) {
     let rows = acts.rows();
     let (params, grads) = (&net.weights.layers[layer], &mut grads.layers[layer]);
@@ -100,13 +102,24 @@ fn ffn<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: &mut G
     let activation = net.config.activation.function();
     let t = &mut acts.table;
     let norm_out = t.ffn_norm_out.at(layer);
+    let parallel = net.config.residual == Residual::Parallel;
 
-    weight_grad(net, &mut grads.ffn_down, &t.d_residual, t.ffn_act.at(layer), down_shape);
+    let d_branch = match (&params.ffn_post_norm, &mut grads.ffn_post_norm, &t.branches, &t.branch_stats, &mut t.branch)
+    {
+        (Some(params), Some(grads), Some([_, inp]), Some([_, stats]), Some(d_inp)) => {
+            let (d_out, inp, stats) = (&t.d_residual, inp.at(layer), stats.at(layer));
+            net.backend.fill_zero(d_inp);
+            norm_backward(NormStep { net, params, grads, d_out, inp, stats, d_inp, rows });
+            &*d_inp
+        }
+        _ => &t.d_residual,
+    };
+    weight_grad(net, &mut grads.ffn_down, d_branch, t.ffn_act.at(layer), down_shape);
     match (&params.ffn_gate, &mut grads.ffn_gate, &t.ffn_gate, &mut t.d_ffn_gate) {
         (Some(gate_params), Some(gate_grads), Some(gate), Some(d_gate)) => {
             // What `ffn_down` read has served its purpose; its buffer takes its own gradient.
             let d_act = t.ffn_act.at_mut(layer);
-            input_grad(net, &params.ffn_down, &t.d_residual, d_act, InputGrad::Set, down_shape);
+            input_grad(net, &params.ffn_down, d_branch, d_act, InputGrad::Set, down_shape);
             net.backend.gate_backward(GateBackward {
                 d_out: d_act,
                 gate: gate.at(layer),
@@ -122,7 +135,7 @@ fn ffn<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: &mut G
         }
         _ => {
             let write = InputGrad::ThroughActivation { activation, pre: t.ffn_up.at(layer) };
-            input_grad(net, &params.ffn_down, &t.d_residual, &mut t.d_ffn_up, write, down_shape);
+            input_grad(net, &params.ffn_down, d_branch, &mut t.d_ffn_up, write, down_shape);
             weight_grad(net, &mut grads.ffn_up, &t.d_ffn_up, norm_out, up_shape);
             input_grad(net, &params.ffn_up, &t.d_ffn_up, &mut t.d_norm_out, InputGrad::Set, up_shape);
         }
@@ -132,9 +145,16 @@ fn ffn<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: &mut G
         params: &params.ffn_norm,
         grads: &mut grads.ffn_norm,
         d_out: &t.d_norm_out,
-        inp: t.residual_mid.at(layer),
+        inp: if parallel { t.residual.at(layer) } else { t.residual_mid.at(layer) },
         stats: t.ffn_norm_stats.at(layer),
-        d_inp: &mut t.d_residual,
+        d_inp: match &mut t.branch {
+            Some(d_inp) if parallel => {
+                // The attention half needs the gradient of the block's output first.
+                net.backend.fill_zero(d_inp);
+                d_inp
+            }
+            _ => &mut t.d_residual,
+        },
         rows,
     });
 }
@@ -147,8 +167,18 @@ fn attention<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: 
     let (qkv_shape, out_shape) = (qkv_shape(net.config, rows), attn_out_shape(net.config, rows));
     let t = &mut acts.table;
 
-    weight_grad(net, &mut grads.attn_out, &t.d_residual, t.heads.at(layer), out_shape);
-    input_grad(net, &params.attn_out, &t.d_residual, &mut t.d_heads, InputGrad::Set, out_shape);
+    let d_branch =
+        match (&params.attn_post_norm, &mut grads.attn_post_norm, &t.branches, &t.branch_stats, &mut t.branch) {
+            (Some(params), Some(grads), Some([inp, _]), Some([stats, _]), Some(d_inp)) => {
+                let (d_out, inp, stats) = (&t.d_residual, inp.at(layer), stats.at(layer));
+                net.backend.fill_zero(d_inp);
+                norm_backward(NormStep { net, params, grads, d_out, inp, stats, d_inp, rows });
+                &*d_inp
+            }
+            _ => &t.d_residual,
+        };
+    weight_grad(net, &mut grads.attn_out, d_branch, t.heads.at(layer), out_shape);
+    input_grad(net, &params.attn_out, d_branch, &mut t.d_heads, InputGrad::Set, out_shape);
     net.backend.attention_backward(AttentionBackward {
         qkv: t.qkv.at(layer),
         out: t.heads.at(layer),
@@ -162,6 +192,20 @@ fn attention<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: 
         let shape = rope_shape(net.config, rows, acts.seq_len);
         net.backend.rope_backward(Rope { x: &mut t.d_qkv, table, positions: &t.positions, shape });
     }
+    if let (Some(q_weight), Some(k_weight), Some(d_q_weight), Some(d_k_weight), Some(inp)) =
+        (&params.q_norm, &params.k_norm, &mut grads.q_norm, &mut grads.k_norm, &t.qkv_plain)
+    {
+        let (inp, d_rows, shape) = (inp.at(layer), &mut t.d_qkv, head_norm_shape(net.config, rows));
+        net.backend.head_norm_backward(HeadNormBackward {
+            inp,
+            q_weight,
+            k_weight,
+            d_rows,
+            d_q_weight,
+            d_k_weight,
+            shape,
+        });
+    }
     weight_grad(net, &mut grads.attn_qkv, &t.d_qkv, t.attn_norm_out.at(layer), qkv_shape);
     input_grad(net, &params.attn_qkv, &t.d_qkv, &mut t.d_norm_out, InputGrad::Set, qkv_shape);
     norm_backward(NormStep {
@@ -174,11 +218,19 @@ fn attention<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: 
         d_inp: &mut t.d_residual,
         rows,
     });
+    if let (Residual::Parallel, Some(d_ffn)) = (net.config.residual, &t.branch) {
+        let len = rows * net.config.d_model;
+        net.backend.scaled_sum(ScaledSum { x: &mut t.d_residual, factor: 1.0, y: Some(d_ffn), len });
+    }
 }
 
 fn embed<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: &mut Grads<B>) {
     let shape = embed_shape(net.config, acts.rows());
-    let t = &acts.table;
+    let t = &mut acts.table;
+    if let Some(factor) = net.config.embed_factor::<B::Elem>() {
+        let len = shape.rows * shape.d_model;
+        net.backend.scaled_sum(ScaledSum { x: &mut t.d_residual, factor, y: None, len });
+    }
     net.backend.embed_backward(EmbedBackward {
         tokens: &t.tokens,
         positions: &t.positions,

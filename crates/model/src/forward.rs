@@ -1,10 +1,12 @@
 //! The forward pass of training and evaluation.
 
 use verve_ops::args::*;
-use verve_ops::{AttnShape, Backend, EmbedShape, HeadShape, IGNORE_TARGET, LinearShape, NormShape, Real};
+use verve_ops::{
+    AttnShape, Backend, EmbedShape, HeadNormShape, HeadShape, IGNORE_TARGET, LinearShape, NormShape, Real,
+};
 
 use crate::activations::Activations;
-use crate::config::{ModelConfig, Positions};
+use crate::config::{ModelConfig, Positions, Residual};
 use crate::error::ModelError;
 use crate::network::{self, Forward};
 use crate::params::{LinearParams, NormParams, Weights};
@@ -99,6 +101,17 @@ pub(crate) fn norm_shape(config: &ModelConfig, rows: usize) -> NormShape {
     NormShape { rows, cols: config.d_model, kind: config.norm_kind(), eps: config.norm_eps as f32 }
 }
 
+pub(crate) fn head_norm_shape(config: &ModelConfig, rows: usize) -> HeadNormShape {
+    HeadNormShape {
+        rows,
+        n_heads: config.n_heads,
+        n_kv_heads: config.n_kv_heads,
+        d_head: config.d_head,
+        kind: config.norm_kind(),
+        eps: config.norm_eps as f32,
+    }
+}
+
 pub(crate) fn head_shape(config: &ModelConfig, rows: usize) -> HeadShape {
     HeadShape { rows, d_model: config.d_model, n_vocab: config.n_vocab }
 }
@@ -172,6 +185,13 @@ impl<B: Backend> Forward for TrainForward<'_, B> {
         });
     }
 
+    fn scale_embedding(&mut self) {
+        let Some(factor) = self.net.config.embed_factor::<B::Elem>() else { return };
+        let len = self.acts.rows() * self.net.config.d_model;
+        let x = self.acts.table.residual.at_mut(0);
+        self.net.backend.scaled_sum(ScaledSum { x, factor, y: None, len });
+    }
+
     fn attn_norm(&mut self, layer: usize) {
         let (slot, residual, rows) = (self.slot(layer), self.residual(layer), self.acts.rows());
         let t = &mut self.acts.table;
@@ -183,7 +203,22 @@ impl<B: Backend> Forward for TrainForward<'_, B> {
         let (slot, shape) = (self.slot(layer), qkv_shape(self.net.config, self.acts.rows()));
         let t = &mut self.acts.table;
         let params = &self.net.weights.layers[layer].attn_qkv;
-        linear(self.net, params, t.attn_norm_out.at(slot), t.qkv.at_mut(slot), Epilogue::Store, shape);
+        let out = match &mut t.qkv_plain {
+            Some(plain) => plain.at_mut(slot),
+            None => t.qkv.at_mut(slot),
+        };
+        linear(self.net, params, t.attn_norm_out.at(slot), out, Epilogue::Store, shape);
+    }
+
+    fn qk_norm(&mut self, layer: usize) {
+        let (slot, shape) = (self.slot(layer), head_norm_shape(self.net.config, self.acts.rows()));
+        let t = &mut self.acts.table;
+        let params = &self.net.weights.layers[layer];
+        let (Some(q_weight), Some(k_weight), Some(plain)) = (&params.q_norm, &params.k_norm, &t.qkv_plain) else {
+            panic!("weights or buffers of another model: no norm of heads");
+        };
+        let out = t.qkv.at_mut(slot);
+        self.net.backend.head_norm(HeadNorm { inp: plain.at(slot), q_weight, k_weight, out, shape });
     }
 
     fn rope(&mut self, layer: usize) {
@@ -210,11 +245,31 @@ impl<B: Backend> Forward for TrainForward<'_, B> {
         linear(self.net, params, t.heads.at(slot), t.residual_mid.at_mut(slot), epilogue, shape);
     }
 
+    fn attn_out_normed(&mut self, layer: usize) {
+        let (slot, residual) = (self.slot(layer), self.residual(layer));
+        let shape = attn_out_shape(self.net.config, self.acts.rows());
+        let t = &mut self.acts.table;
+        let params = &self.net.weights.layers[layer];
+        let (branches, stats) = (t.branches.as_mut(), t.branch_stats.as_mut());
+        let (Some([branch, _]), Some([stats, _]), Some(post)) = (branches, stats, &params.attn_post_norm) else {
+            panic!("weights or buffers of another model: no norm of branches");
+        };
+        linear(self.net, &params.attn_out, t.heads.at(slot), branch.at_mut(slot), Epilogue::Store, shape);
+        let out = t.residual_mid.at_mut(slot);
+        norm(self.net, post, branch.at(slot), out, stats.at_mut(slot), shape.rows);
+        let (y, len) = (Some(t.residual.at(residual)), shape.rows * shape.d_out);
+        self.net.backend.scaled_sum(ScaledSum { x: out, factor: 1.0, y, len });
+    }
+
     fn ffn_norm(&mut self, layer: usize) {
-        let (slot, rows) = (self.slot(layer), self.acts.rows());
+        let (slot, rows, residual) = (self.slot(layer), self.acts.rows(), self.residual(layer));
         let t = &mut self.acts.table;
         let (out, stats) = (t.ffn_norm_out.at_mut(slot), t.ffn_norm_stats.at_mut(slot));
-        norm(self.net, &self.net.weights.layers[layer].ffn_norm, t.residual_mid.at(slot), out, stats, rows);
+        let inp = match self.net.config.residual {
+            Residual::Sequential => t.residual_mid.at(slot),
+            Residual::Parallel => t.residual.at(residual),
+        };
+        norm(self.net, &self.net.weights.layers[layer].ffn_norm, inp, out, stats, rows);
     }
 
     fn ffn_up_activate(&mut self, layer: usize) {
@@ -247,14 +302,27 @@ impl<B: Backend> Forward for TrainForward<'_, B> {
 
     fn ffn_down(&mut self, layer: usize) {
         let (slot, shape) = (self.slot(layer), ffn_down_shape(self.net.config, self.acts.rows()));
-        let next = match self.keep {
-            Keep::EachLayer => layer + 1,
-            Keep::Nothing => (layer + 1) % 2,
-        };
+        let next = self.residual(layer + 1);
         let t = &mut self.acts.table;
         let params = &self.net.weights.layers[layer].ffn_down;
         let epilogue = Epilogue::Residual(t.residual_mid.at(slot));
         linear(self.net, params, t.ffn_act.at(slot), t.residual.at_mut(next), epilogue, shape);
+    }
+
+    fn ffn_down_normed(&mut self, layer: usize) {
+        let (slot, shape) = (self.slot(layer), ffn_down_shape(self.net.config, self.acts.rows()));
+        let next = self.residual(layer + 1);
+        let t = &mut self.acts.table;
+        let params = &self.net.weights.layers[layer];
+        let (branches, stats) = (t.branches.as_mut(), t.branch_stats.as_mut());
+        let (Some([_, branch]), Some([_, stats]), Some(post)) = (branches, stats, &params.ffn_post_norm) else {
+            panic!("weights or buffers of another model: no norm of branches");
+        };
+        linear(self.net, &params.ffn_down, t.ffn_act.at(slot), branch.at_mut(slot), Epilogue::Store, shape);
+        let out = t.residual.at_mut(next);
+        norm(self.net, post, branch.at(slot), out, stats.at_mut(slot), shape.rows);
+        let (y, len) = (Some(t.residual_mid.at(slot)), shape.rows * shape.d_out);
+        self.net.backend.scaled_sum(ScaledSum { x: out, factor: 1.0, y, len });
     }
 
     fn final_norm(&mut self) {

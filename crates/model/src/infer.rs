@@ -4,7 +4,7 @@ use verve_ops::args::*;
 use verve_ops::{Backend, InferBackend, KV_BLOCK, KvShape, LinearShape, Real};
 
 use crate::activations::ElementSizes;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Residual};
 use crate::error::ModelError;
 use crate::forward::*;
 use crate::infer_weights::{InferTensor, InferWeights, WeightFormats};
@@ -109,6 +109,8 @@ pub struct InferStep<B: Backend> {
     norm_out: Elems<B>,
     stats: Accs<B>,
     qkv: Elems<B>,
+    /// `qkv` before its heads are normalised.
+    qkv_plain: Option<Elems<B>>,
     heads: Elems<B>,
     ffn_gate: Option<Elems<B>>,
     ffn_up: Option<Elems<B>>,
@@ -126,7 +128,8 @@ fn workspace_sizes(config: &ModelConfig, limits: &StepLimits) -> [usize; 3] {
     let rows = limits.max_rows;
     let ffn = if c.activation.is_gated() { 3 } else { 1 } * c.d_ff;
     let largest = HEAD_PASSES[HEAD_PASSES.len() - 1];
-    let elems = rows * (3 * c.d_model + c.qkv_width() + c.heads_width() + ffn) + 2 * largest * c.d_model;
+    let qkv = if c.qk_norm { 2 } else { 1 } * c.qkv_width();
+    let elems = rows * (3 * c.d_model + qkv + c.heads_width() + ffn) + 2 * largest * c.d_model;
     let all_passes: usize = HEAD_PASSES.iter().sum();
     let accs = rows.max(largest) * 2 + all_passes * c.n_vocab + rope_tables_len(c, n_positions(c, limits));
     let ids = 4 * rows + limits.max_sequences * limits.max_blocks + all_passes;
@@ -172,6 +175,7 @@ impl<B: InferBackend> InferStep<B> {
             norm_out: elems(c.d_model)?,
             stats: backend.alloc(rows.max(largest) * 2)?,
             qkv: elems(c.qkv_width())?,
+            qkv_plain: c.qk_norm.then(|| elems(c.qkv_width())).transpose()?,
             heads: elems(c.heads_width())?,
             ffn_gate: gated(c.d_ff)?,
             ffn_up: gated(c.d_ff)?,
@@ -276,6 +280,12 @@ impl<B: InferBackend> Forward for StepForward<'_, B> {
         });
     }
 
+    fn scale_embedding(&mut self) {
+        let Some(factor) = self.config.embed_factor::<B::Elem>() else { return };
+        let (x, len) = (&mut self.ws.x, self.rows * self.config.d_model);
+        self.backend.scaled_sum(ScaledSum { x, factor, y: None, len });
+    }
+
     fn attn_norm(&mut self, layer: usize) {
         let ws = &mut *self.ws;
         let (params, shape) = (&self.weights.layers[layer].attn_norm, norm_shape(self.config, self.rows));
@@ -285,7 +295,19 @@ impl<B: InferBackend> Forward for StepForward<'_, B> {
     fn attn_qkv(&mut self, layer: usize) {
         let ws = &mut *self.ws;
         let (params, shape) = (&self.weights.layers[layer].attn_qkv, qkv_shape(self.config, self.rows));
-        linear(self.backend, params, &ws.norm_out, &mut ws.qkv, InferEpilogue::Store, shape);
+        let out = ws.qkv_plain.as_mut().unwrap_or(&mut ws.qkv);
+        linear(self.backend, params, &ws.norm_out, out, InferEpilogue::Store, shape);
+    }
+
+    fn qk_norm(&mut self, layer: usize) {
+        let ws = &mut *self.ws;
+        let params = &self.weights.layers[layer];
+        let (Some(q_weight), Some(k_weight), Some(inp)) = (&params.q_norm, &params.k_norm, &ws.qkv_plain) else {
+            panic!("weights or workspace of another model: no norm of heads");
+        };
+        let (q_weight, k_weight) = (q_weight.plain(), k_weight.plain());
+        let shape = head_norm_shape(self.config, self.rows);
+        self.backend.head_norm(HeadNorm { inp, q_weight, k_weight, out: &mut ws.qkv, shape });
     }
 
     fn rope(&mut self, layer: usize) {
@@ -333,10 +355,25 @@ impl<B: InferBackend> Forward for StepForward<'_, B> {
         linear(self.backend, params, &ws.heads, &mut ws.mid, InferEpilogue::Residual(&ws.x), shape);
     }
 
+    fn attn_out_normed(&mut self, layer: usize) {
+        let ws = &mut *self.ws;
+        let (params, shape) = (&self.weights.layers[layer], attn_out_shape(self.config, self.rows));
+        let Some(post) = &params.attn_post_norm else { panic!("weights of another model: no norm of branches") };
+        // The norm's input has been read: its buffer takes the branch.
+        linear(self.backend, &params.attn_out, &ws.heads, &mut ws.norm_out, InferEpilogue::Store, shape);
+        norm(self.backend, post, &ws.norm_out, &mut ws.mid, &mut ws.stats, norm_shape(self.config, self.rows));
+        let (x, y, len) = (&mut ws.mid, Some(&ws.x), self.rows * shape.d_out);
+        self.backend.scaled_sum(ScaledSum { x, factor: 1.0, y, len });
+    }
+
     fn ffn_norm(&mut self, layer: usize) {
         let ws = &mut *self.ws;
         let (params, shape) = (&self.weights.layers[layer].ffn_norm, norm_shape(self.config, self.rows));
-        norm(self.backend, params, &ws.mid, &mut ws.norm_out, &mut ws.stats, shape);
+        let inp = match self.config.residual {
+            Residual::Sequential => &ws.mid,
+            Residual::Parallel => &ws.x,
+        };
+        norm(self.backend, params, inp, &mut ws.norm_out, &mut ws.stats, shape);
     }
 
     fn ffn_up_activate(&mut self, layer: usize) {
@@ -362,6 +399,16 @@ impl<B: InferBackend> Forward for StepForward<'_, B> {
         let ws = &mut *self.ws;
         let (params, shape) = (&self.weights.layers[layer].ffn_down, ffn_down_shape(self.config, self.rows));
         linear(self.backend, params, &ws.ffn_act, &mut ws.x, InferEpilogue::Residual(&ws.mid), shape);
+    }
+
+    fn ffn_down_normed(&mut self, layer: usize) {
+        let ws = &mut *self.ws;
+        let (params, shape) = (&self.weights.layers[layer], ffn_down_shape(self.config, self.rows));
+        let Some(post) = &params.ffn_post_norm else { panic!("weights of another model: no norm of branches") };
+        linear(self.backend, &params.ffn_down, &ws.ffn_act, &mut ws.norm_out, InferEpilogue::Store, shape);
+        norm(self.backend, post, &ws.norm_out, &mut ws.x, &mut ws.stats, norm_shape(self.config, self.rows));
+        let (x, y, len) = (&mut ws.x, Some(&ws.mid), self.rows * shape.d_out);
+        self.backend.scaled_sum(ScaledSum { x, factor: 1.0, y, len });
     }
 
     /// Left to [`head`], which takes only the rows whose logits are wanted.

@@ -31,8 +31,14 @@ pub struct LayerParams<T> {
     pub attn_norm: NormParams<T>,
     /// `[(H + 2K) D, C]`: query heads, key heads, value heads.
     pub attn_qkv: LinearParams<T>,
+    /// `[D]`, of query heads.
+    pub q_norm: Option<T>,
+    /// `[D]`, of key heads.
+    pub k_norm: Option<T>,
     /// `[C, H D]`.
     pub attn_out: LinearParams<T>,
+    /// Of attention's output.
+    pub attn_post_norm: Option<NormParams<T>>,
     /// Before the feed-forward layer.
     pub ffn_norm: NormParams<T>,
     /// `[d_ff, C]`.
@@ -41,6 +47,8 @@ pub struct LayerParams<T> {
     pub ffn_gate: Option<LinearParams<T>>,
     /// `[C, d_ff]`.
     pub ffn_down: LinearParams<T>,
+    /// Of the feed-forward layer's output.
+    pub ffn_post_norm: Option<NormParams<T>>,
 }
 
 /// One `T` for each parameter tensor of a model. The canonical order is that of the fields.
@@ -98,11 +106,15 @@ impl<T> LayerParams<T> {
         Ok(LayerParams {
             attn_norm: self.attn_norm.try_map(f)?,
             attn_qkv: self.attn_qkv.try_map(f)?,
+            q_norm: self.q_norm.map(&mut *f).transpose()?,
+            k_norm: self.k_norm.map(&mut *f).transpose()?,
             attn_out: self.attn_out.try_map(f)?,
+            attn_post_norm: self.attn_post_norm.map(|norm| norm.try_map(f)).transpose()?,
             ffn_norm: self.ffn_norm.try_map(f)?,
             ffn_up: self.ffn_up.try_map(f)?,
             ffn_gate: self.ffn_gate.map(|gate| gate.try_map(f)).transpose()?,
             ffn_down: self.ffn_down.try_map(f)?,
+            ffn_post_norm: self.ffn_post_norm.map(|norm| norm.try_map(f)).transpose()?,
         })
     }
 
@@ -110,11 +122,15 @@ impl<T> LayerParams<T> {
         LayerParams {
             attn_norm: self.attn_norm.as_ref(),
             attn_qkv: self.attn_qkv.as_ref(),
+            q_norm: self.q_norm.as_ref(),
+            k_norm: self.k_norm.as_ref(),
             attn_out: self.attn_out.as_ref(),
+            attn_post_norm: self.attn_post_norm.as_ref().map(NormParams::as_ref),
             ffn_norm: self.ffn_norm.as_ref(),
             ffn_up: self.ffn_up.as_ref(),
             ffn_gate: self.ffn_gate.as_ref().map(LinearParams::as_ref),
             ffn_down: self.ffn_down.as_ref(),
+            ffn_post_norm: self.ffn_post_norm.as_ref().map(NormParams::as_ref),
         }
     }
 
@@ -122,11 +138,15 @@ impl<T> LayerParams<T> {
         LayerParams {
             attn_norm: self.attn_norm.as_mut(),
             attn_qkv: self.attn_qkv.as_mut(),
+            q_norm: self.q_norm.as_mut(),
+            k_norm: self.k_norm.as_mut(),
             attn_out: self.attn_out.as_mut(),
+            attn_post_norm: self.attn_post_norm.as_mut().map(NormParams::as_mut),
             ffn_norm: self.ffn_norm.as_mut(),
             ffn_up: self.ffn_up.as_mut(),
             ffn_gate: self.ffn_gate.as_mut().map(LinearParams::as_mut),
             ffn_down: self.ffn_down.as_mut(),
+            ffn_post_norm: self.ffn_post_norm.as_mut().map(NormParams::as_mut),
         }
     }
 }
@@ -178,11 +198,15 @@ impl<T> Params<T> {
         let layers = self.layers.iter().flat_map(|l| {
             norm_iter(&l.attn_norm)
                 .chain(linear_iter(&l.attn_qkv))
+                .chain(&l.q_norm)
+                .chain(&l.k_norm)
                 .chain(linear_iter(&l.attn_out))
+                .chain(l.attn_post_norm.iter().flat_map(norm_iter))
                 .chain(norm_iter(&l.ffn_norm))
                 .chain(linear_iter(&l.ffn_up))
                 .chain(l.ffn_gate.iter().flat_map(linear_iter))
                 .chain(linear_iter(&l.ffn_down))
+                .chain(l.ffn_post_norm.iter().flat_map(norm_iter))
         });
         std::iter::once(&self.tok_embed)
             .chain(&self.pos_embed)
@@ -196,11 +220,15 @@ impl<T> Params<T> {
         let layers = self.layers.iter_mut().flat_map(|l| {
             norm_iter_mut(&mut l.attn_norm)
                 .chain(linear_iter_mut(&mut l.attn_qkv))
+                .chain(&mut l.q_norm)
+                .chain(&mut l.k_norm)
                 .chain(linear_iter_mut(&mut l.attn_out))
+                .chain(l.attn_post_norm.iter_mut().flat_map(norm_iter_mut))
                 .chain(norm_iter_mut(&mut l.ffn_norm))
                 .chain(linear_iter_mut(&mut l.ffn_up))
                 .chain(l.ffn_gate.iter_mut().flat_map(linear_iter_mut))
                 .chain(linear_iter_mut(&mut l.ffn_down))
+                .chain(l.ffn_post_norm.iter_mut().flat_map(norm_iter_mut))
         });
         std::iter::once(&mut self.tok_embed)
             .chain(&mut self.pos_embed)
@@ -361,8 +389,9 @@ pub fn layout(config: &ModelConfig) -> Params<ParamSpec> {
     let c = config;
     let std = c.init_std;
     let residual_std = std / (2.0 * c.n_layers as f64).sqrt();
+    let norm_init = if c.norm == Norm::RmsNormPlusOne { Init::Zeros } else { Init::Ones };
     let norm = |path: String| NormParams {
-        weight: ParamSpec::vector(format!("{path}.weight"), c.d_model, Init::Ones),
+        weight: ParamSpec::vector(format!("{path}.weight"), c.d_model, norm_init),
         bias: (c.norm == Norm::LayerNorm).then(|| ParamSpec::vector(format!("{path}.bias"), c.d_model, Init::Zeros)),
     };
     let linear = |path: String, d_out: usize, d_in: usize, std: f64, bias: bool| LinearParams {
@@ -375,12 +404,16 @@ pub fn layout(config: &ModelConfig) -> Params<ParamSpec> {
             LayerParams {
                 attn_norm: norm(at("attn_norm")),
                 attn_qkv: linear(at("attn_qkv"), c.qkv_width(), c.d_model, std, c.biases.qkv),
+                q_norm: c.qk_norm.then(|| ParamSpec::vector(at("q_norm.weight"), c.d_head, norm_init)),
+                k_norm: c.qk_norm.then(|| ParamSpec::vector(at("k_norm.weight"), c.d_head, norm_init)),
                 attn_out: linear(at("attn_out"), c.d_model, c.heads_width(), residual_std, c.biases.attn_out),
+                attn_post_norm: c.post_norms.then(|| norm(at("attn_post_norm"))),
                 ffn_norm: norm(at("ffn_norm")),
                 ffn_up: linear(at("ffn_up"), c.d_ff, c.d_model, std, c.biases.ffn),
                 ffn_gate: (c.activation.is_gated())
                     .then(|| linear(at("ffn_gate"), c.d_ff, c.d_model, std, c.biases.ffn)),
                 ffn_down: linear(at("ffn_down"), c.d_model, c.d_ff, residual_std, c.biases.ffn),
+                ffn_post_norm: c.post_norms.then(|| norm(at("ffn_post_norm"))),
             }
         })
         .collect();

@@ -18,7 +18,19 @@ use verve_model::*;
 use verve_ops::reference::Reference;
 use verve_testkit::{assert_bits, golden_dir};
 
-const CASES: [&str; 5] = ["gpt2", "gpt_neo", "llama", "llama_tied", "llama_bias"];
+const CASES: [&str; 11] = [
+    "gpt2",
+    "gpt_neo",
+    "llama",
+    "llama_tied",
+    "llama_bias",
+    "llama3",
+    "llama_linear",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma3",
+];
 
 fn options(dtype: FileType) -> SaveOptions {
     SaveOptions { dtype, ids: GenerationIds { bos: Some(1), eos: vec![2, 3], pad: None } }
@@ -176,6 +188,7 @@ fn every_shape_survives_saving_in_f32_and_rounds_in_bf16() {
                 "gpt2" => Family::Gpt2,
                 "gpt_neo" => Family::GptNeo,
                 "llama" => Family::Llama,
+                "gemma" => Family::Gemma3,
                 _ => Family::Verve,
             };
             assert_eq!(saved.family, expected_family, "{name}");

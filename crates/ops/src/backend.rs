@@ -63,6 +63,15 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Gradient of [`Backend::norm`].
     fn norm_backward(&self, args: NormBackward<'_, Self>);
 
+    /// RMSNorm of each query head and each key head.
+    fn head_norm(&self, args: HeadNorm<'_, Self>);
+    /// Gradient of [`Backend::head_norm`], in place.
+    fn head_norm_backward(&self, args: HeadNormBackward<'_, Self>);
+
+    /// `x = factor x + y`, computed in `Acc` and rounded once. Its gradient to `x` is itself with the gradient of the
+    /// result for `x` and nothing for `y`; that to `y` is the gradient of the result.
+    fn scaled_sum(&self, args: ScaledSum<'_, Self>);
+
     /// `out = epilogue(inp . weight^T + bias)`.
     fn linear(&self, args: Linear<'_, Self>);
     /// Gradient of [`Backend::linear`] to its input.

@@ -8,6 +8,9 @@ pub enum NormKind {
     Layer,
     /// RMSNorm (Zhang and Sennrich 2019): `x / sqrt(mean(x^2) + eps) * weight`.
     Rms,
+    /// RMSNorm with the weight kept less one: `x / sqrt(mean(x^2) + eps) * (1 + weight)` (Gemma). The sum is taken in
+    /// [`crate::Backend::Acc`].
+    RmsPlusOne,
 }
 
 /// Pointwise activation functions.
@@ -47,6 +50,30 @@ pub struct NormShape {
     pub kind: NormKind,
     /// Added to the variance or mean square.
     pub eps: f32,
+}
+
+/// RMSNorm of each query head and each key head of rows as [`AttnShape`] describes them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadNormShape {
+    /// `N`.
+    pub rows: usize,
+    /// `H`.
+    pub n_heads: usize,
+    /// `K`.
+    pub n_kv_heads: usize,
+    /// `D`.
+    pub d_head: usize,
+    /// [`NormKind::Rms`] or [`NormKind::RmsPlusOne`].
+    pub kind: NormKind,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl HeadNormShape {
+    /// Elements in one row: `(H + 2K) D`.
+    pub fn row_width(&self) -> usize {
+        (self.n_heads + 2 * self.n_kv_heads) * self.d_head
+    }
 }
 
 /// `out[rows, d_out] = inp[rows, d_in] . weight[d_out, d_in]^T`.

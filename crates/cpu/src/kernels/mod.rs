@@ -2,6 +2,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod embed;
+pub(crate) mod head_norm;
 pub(crate) mod kv_cache;
 pub(crate) mod memory;
 pub(crate) mod norm;

@@ -34,7 +34,7 @@ impl<E: CpuElem> Kernel for NormRows<'_, E> {
         for ((x, out), stats) in inp.chunks_exact(cols).zip(out.chunks_exact_mut(cols)).zip(stats.chunks_exact_mut(2)) {
             let mean = match shape.kind {
                 NormKind::Layer => row_sum(s, x) * inv_cols,
-                NormKind::Rms => 0.0,
+                NormKind::Rms | NormKind::RmsPlusOne => 0.0,
             };
             let rstd = 1.0 / (row_square_sum(s, x, mean) * inv_cols + shape.eps).sqrt();
             stats[0] = mean;
@@ -45,7 +45,7 @@ impl<E: CpuElem> Kernel for NormRows<'_, E> {
                 Some(bias) => {
                     while i < cols {
                         let hat = s.mul(s.sub(E::load(s, &x[i..]), mean), rstd);
-                        let y = s.fma(hat, E::load(s, &weight[i..]), E::load(s, &bias[i..]));
+                        let y = s.fma(hat, factor(s, shape.kind, &weight[i..]), E::load(s, &bias[i..]));
                         E::store(s, y, &mut out[i..]);
                         i += S::LANES;
                     }
@@ -53,12 +53,22 @@ impl<E: CpuElem> Kernel for NormRows<'_, E> {
                 None => {
                     while i < cols {
                         let hat = s.mul(s.sub(E::load(s, &x[i..]), mean), rstd);
-                        E::store(s, s.mul(hat, E::load(s, &weight[i..])), &mut out[i..]);
+                        E::store(s, s.mul(hat, factor(s, shape.kind, &weight[i..])), &mut out[i..]);
                         i += S::LANES;
                     }
                 }
             }
         }
+    }
+}
+
+/// What normalised numbers are multiplied by.
+#[inline(always)]
+pub(super) fn factor<S: Simd, E: CpuElem>(s: S, kind: NormKind, weight: &[E]) -> S::F {
+    let weight = E::load(s, weight);
+    match kind {
+        NormKind::Layer | NormKind::Rms => weight,
+        NormKind::RmsPlusOne => s.add(weight, s.splat(1.0)),
     }
 }
 
@@ -79,7 +89,7 @@ fn row_sum<S: Simd, E: CpuElem>(s: S, x: &[E]) -> f32 {
 
 /// `sum((x - mean)^2)`.
 #[inline(always)]
-fn row_square_sum<S: Simd, E: CpuElem>(s: S, x: &[E], mean: f32) -> f32 {
+pub(super) fn row_square_sum<S: Simd, E: CpuElem>(s: S, x: &[E], mean: f32) -> f32 {
     let shift = s.splat(mean);
     let mut sums = [s.splat(0.0); 2];
     let full = x.len() / (2 * S::LANES) * (2 * S::LANES);
@@ -149,7 +159,7 @@ impl<E: CpuElem> Kernel for NormBackwardRows<'_, E> {
             while i < cols {
                 let d = E::load(s, &d[i..]);
                 let hat = s.mul(s.sub(E::load(s, &x[i..]), mean), rstd);
-                let g = s.mul(d, E::load(s, &weight[i..]));
+                let g = s.mul(d, factor(s, shape.kind, &weight[i..]));
                 sum_g = s.add(sum_g, g);
                 sum_g_hat = s.fma(g, hat, sum_g_hat);
                 s.store(s.fma(d, hat, s.load(&d_weight[i..])), &mut d_weight[i..]);
@@ -158,13 +168,13 @@ impl<E: CpuElem> Kernel for NormBackwardRows<'_, E> {
             }
             let mean_g = match shape.kind {
                 NormKind::Layer => s.splat(s.sum(sum_g) * inv_cols),
-                NormKind::Rms => s.splat(0.0),
+                NormKind::Rms | NormKind::RmsPlusOne => s.splat(0.0),
             };
             let mean_g_hat = s.splat(s.sum(sum_g_hat) * inv_cols);
             let mut i = 0;
             while i < cols {
                 let hat = s.mul(s.sub(E::load(s, &x[i..]), mean), rstd);
-                let g = s.mul(E::load(s, &d[i..]), E::load(s, &weight[i..]));
+                let g = s.mul(E::load(s, &d[i..]), factor(s, shape.kind, &weight[i..]));
                 let centred = s.fnma(hat, mean_g_hat, s.sub(g, mean_g));
                 E::store(s, s.fma(rstd, centred, E::load(s, &d_inp[i..])), &mut d_inp[i..]);
                 i += S::LANES;
@@ -174,11 +184,11 @@ impl<E: CpuElem> Kernel for NormBackwardRows<'_, E> {
 }
 
 /// `sums += sum over chunks of partial[chunk]`, chunks in increasing order.
-struct AddPartials<'a> {
-    sums: &'a mut [f32],
-    partials: &'a [f32],
+pub(super) struct AddPartials<'a> {
+    pub(super) sums: &'a mut [f32],
+    pub(super) partials: &'a [f32],
     /// Elements from one chunk's sums to the next one's.
-    stride: usize,
+    pub(super) stride: usize,
 }
 
 impl Kernel for AddPartials<'_> {

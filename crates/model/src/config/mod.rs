@@ -4,7 +4,7 @@ mod kinds;
 mod raw;
 
 use serde::{Deserialize, Serialize};
-use verve_ops::NormKind;
+use verve_ops::{NormKind, Real};
 
 pub use kinds::*;
 pub use raw::CONFIG_KEYS;
@@ -137,16 +137,13 @@ impl ModelConfig {
         if !(self.init_std > 0.0 && self.init_std <= 1.0) {
             return Err(wrong("init_std", self.init_std, "must be above 0 and at most 1; 0.02 is usual".to_owned()));
         }
-        for (field, differs) in [
-            ("norm", self.norm == Norm::RmsNormPlusOne),
-            ("residual", self.residual != Residual::Sequential),
-            ("qk_norm", self.qk_norm),
-            ("post_norms", self.post_norms),
-            ("embed_scale", self.embed_scale != EmbedScale::One),
-        ] {
-            if differs {
-                return Err(wrong(field, "a choice", "cannot be computed yet".to_owned()));
-            }
+        if self.residual == Residual::Parallel && self.post_norms {
+            let problem = "norms of the branches do not go together with a parallel residual".to_owned();
+            return Err(wrong("post_norms", self.post_norms, problem));
+        }
+        if self.qk_norm && self.norm == Norm::LayerNorm {
+            let problem = "queries and keys are normalised as the rest is, which must be an RMSNorm".to_owned();
+            return Err(wrong("qk_norm", self.qk_norm, problem));
         }
         Ok(())
     }
@@ -264,8 +261,22 @@ impl ModelConfig {
     pub fn norm_kind(&self) -> NormKind {
         match self.norm {
             Norm::LayerNorm => NormKind::Layer,
-            Norm::RmsNorm | Norm::RmsNormPlusOne => NormKind::Rms,
+            Norm::RmsNorm => NormKind::Rms,
+            Norm::RmsNormPlusOne => NormKind::RmsPlusOne,
         }
+    }
+
+    /// Factor on the token embedding, rounded to `T` by way of `f32`.
+    pub(crate) fn embed_factor<T: Real>(&self) -> Option<f32> {
+        match self.embed_scale {
+            EmbedScale::One => None,
+            EmbedScale::SqrtWidth => Some(T::from_f32((self.d_model as f64).sqrt() as f32).to_f64() as f32),
+        }
+    }
+
+    /// True when the output of a branch is kept apart before or while it is added.
+    pub(crate) fn has_branch_buffer(&self) -> bool {
+        self.post_norms || self.residual == Residual::Parallel
     }
 
     /// Number of trained parameters; a tied head counts once.

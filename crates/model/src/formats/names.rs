@@ -19,6 +19,10 @@ pub enum Family {
     Mistral,
     /// Qwen2: Llama's names, biases on queries, keys and values.
     Qwen2,
+    /// Qwen3: Llama's names, norms of query and key heads.
+    Qwen3,
+    /// The text models of Gemma 3: four norms in a block.
+    Gemma3,
     /// Our own: the field paths of [`crate::Params`].
     Verve,
 }
@@ -69,7 +73,7 @@ impl Source {
 impl Family {
     /// True for families that have Llama's names.
     fn is_llama_like(self) -> bool {
-        matches!(self, Self::Llama | Self::Mistral | Self::Qwen2)
+        matches!(self, Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma3)
     }
 
     /// Value of `model_type` in `config.json`.
@@ -80,6 +84,8 @@ impl Family {
             Self::Llama => "llama",
             Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Gemma3 => "gemma3_text",
             Self::Verve => "verve",
         }
     }
@@ -88,7 +94,7 @@ impl Family {
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Gpt2 | Self::GptNeo => "transformer.",
-            Self::Llama | Self::Mistral | Self::Qwen2 => "model.",
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma3 => "model.",
             Self::Verve => "",
         }
     }
@@ -138,7 +144,8 @@ impl Family {
         let name = match self {
             Self::Gpt2 => gpt2(field),
             Self::GptNeo => gpt_neo(field),
-            Self::Llama | Self::Mistral | Self::Qwen2 => llama(field),
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama(field),
+            Self::Gemma3 => gemma3(field),
             Self::Verve => None,
         };
         let Some(name) = name else { panic!("{self:?} has no place for {}", spec.name) };
@@ -151,7 +158,7 @@ impl Family {
         let endings: &[&str] = match self {
             Self::Gpt2 => &[".attn.bias", ".attn.masked_bias"],
             Self::GptNeo => &[".attn.attention.bias", ".attn.attention.masked_bias"],
-            Self::Llama | Self::Mistral | Self::Qwen2 => &[".rotary_emb.inv_freq"],
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma3 => &[".rotary_emb.inv_freq"],
             Self::Verve => &[],
         };
         endings.iter().any(|ending| name.ends_with(ending))
@@ -190,6 +197,8 @@ fn llama(field: &str) -> Option<&'static str> {
     Some(match field {
         "tok_embed" => "embed_tokens",
         "attn_norm" => "input_layernorm",
+        "q_norm" => "self_attn.q_norm",
+        "k_norm" => "self_attn.k_norm",
         "attn_out" => "self_attn.o_proj",
         "ffn_norm" => "post_attention_layernorm",
         "ffn_up" => "mlp.up_proj",
@@ -197,5 +206,14 @@ fn llama(field: &str) -> Option<&'static str> {
         "ffn_down" => "mlp.down_proj",
         "final_norm" => "norm",
         _ => return None,
+    })
+}
+
+fn gemma3(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "attn_post_norm" => "post_attention_layernorm",
+        "ffn_norm" => "pre_feedforward_layernorm",
+        "ffn_post_norm" => "post_feedforward_layernorm",
+        _ => return llama(field),
     })
 }

@@ -128,8 +128,8 @@ pub fn random_batch(config: &ModelConfig, rows: usize, seed: u64) -> (Vec<u32>, 
     (tokens, targets)
 }
 
-/// One small configuration of each kind: GPT-2, GPT-3 (banded), GPT-Neo, Llama with grouped heads, and a mixture that no
-/// family has.
+/// One small configuration of each kind: GPT-2, GPT-3 (banded), GPT-Neo, Llama with grouped heads, a mixture that no
+/// family has, Gemma 3 with all it has beyond Llama, and GPT-NeoX.
 pub fn small_configs() -> Vec<(&'static str, ModelConfig)> {
     let gpt2 = ModelConfig {
         n_layers: 3,
@@ -177,5 +177,34 @@ pub fn small_configs() -> Vec<(&'static str, ModelConfig)> {
         tied_head: false,
         ..gpt2.clone()
     };
-    vec![("gpt2", gpt2), ("gpt3", gpt3), ("gpt_neo", gpt_neo), ("llama", llama), ("mixture", mixture)]
+    let gemma = ModelConfig {
+        norm: Norm::RmsNormPlusOne,
+        activation: FfnActivation::GeGlu,
+        attention: AttentionPattern::Periodic { band: 3, global_every: 3 },
+        attn_scale: AttnScale::InvSqrtOf { width: 9 },
+        tied_head: true,
+        rotary_scaling: RotaryScaling::Linear { factor: 2.0 },
+        rotary_local_theta: Some(20.0),
+        qk_norm: true,
+        post_norms: true,
+        embed_scale: EmbedScale::SqrtWidth,
+        ..llama.clone()
+    };
+    let neox = ModelConfig {
+        activation: FfnActivation::GeluErf,
+        positions: Positions::Rotary { theta: 100.0 },
+        tied_head: false,
+        rotary_pct: 0.5,
+        residual: Residual::Parallel,
+        ..gpt2.clone()
+    };
+    vec![
+        ("gpt2", gpt2),
+        ("gpt3", gpt3),
+        ("gpt_neo", gpt_neo),
+        ("llama", llama),
+        ("mixture", mixture),
+        ("gemma", gemma),
+        ("neox", neox),
+    ]
 }

@@ -131,6 +131,86 @@ impl<B: Backend> NormBackward<'_, B> {
     }
 }
 
+/// See [`Backend::head_norm`]. Buffers of rows may be longer than `rows` needs: their beginning is used.
+pub struct HeadNorm<'a, B: Backend> {
+    /// `[N, (H + 2K) D]`.
+    pub inp: &'a Elems<B>,
+    /// `[D]`, for query heads.
+    pub q_weight: &'a Elems<B>,
+    /// `[D]`, for key heads.
+    pub k_weight: &'a Elems<B>,
+    /// `[N, (H + 2K) D]`; value heads are copied.
+    pub out: &'a mut Elems<B>,
+    /// Sizes.
+    pub shape: HeadNormShape,
+}
+
+impl<B: Backend> HeadNorm<'_, B> {
+    /// Panics on a size that does not fit.
+    pub fn check(&self) {
+        let s = &self.shape;
+        assert!(s.kind != NormKind::Layer, "head_norm: LayerNorm of heads does not exist");
+        at_least("head_norm", "inp", self.inp.len(), s.rows * s.row_width(), s);
+        same("head_norm", "q_weight", self.q_weight.len(), s.d_head, s);
+        same("head_norm", "k_weight", self.k_weight.len(), s.d_head, s);
+        at_least("head_norm", "out", self.out.len(), s.rows * s.row_width(), s);
+    }
+}
+
+/// See [`Backend::head_norm_backward`].
+pub struct HeadNormBackward<'a, B: Backend> {
+    /// `[N, (H + 2K) D]`, the input of the forward.
+    pub inp: &'a Elems<B>,
+    /// `[D]`.
+    pub q_weight: &'a Elems<B>,
+    /// `[D]`.
+    pub k_weight: &'a Elems<B>,
+    /// `[N, (H + 2K) D]`: the gradient of the output before, of the input after. Value heads stay as they are.
+    pub d_rows: &'a mut Elems<B>,
+    /// `[D]`, added to.
+    pub d_q_weight: &'a mut Accs<B>,
+    /// `[D]`, added to.
+    pub d_k_weight: &'a mut Accs<B>,
+    /// Sizes.
+    pub shape: HeadNormShape,
+}
+
+impl<B: Backend> HeadNormBackward<'_, B> {
+    /// Panics on a size that does not fit.
+    pub fn check(&self) {
+        let s = &self.shape;
+        assert!(s.kind != NormKind::Layer, "head_norm_backward: LayerNorm of heads does not exist");
+        same("head_norm_backward", "inp", self.inp.len(), s.rows * s.row_width(), s);
+        same("head_norm_backward", "q_weight", self.q_weight.len(), s.d_head, s);
+        same("head_norm_backward", "k_weight", self.k_weight.len(), s.d_head, s);
+        same("head_norm_backward", "d_rows", self.d_rows.len(), s.rows * s.row_width(), s);
+        same("head_norm_backward", "d_q_weight", self.d_q_weight.len(), s.d_head, s);
+        same("head_norm_backward", "d_k_weight", self.d_k_weight.len(), s.d_head, s);
+    }
+}
+
+/// See [`Backend::scaled_sum`]. Buffers may be longer than `len`: their beginning is used.
+pub struct ScaledSum<'a, B: Backend> {
+    /// What is scaled, and the result.
+    pub x: &'a mut Elems<B>,
+    /// Factor on `x`.
+    pub factor: f32,
+    /// Added to it.
+    pub y: Option<&'a Elems<B>>,
+    /// Elements.
+    pub len: usize,
+}
+
+impl<B: Backend> ScaledSum<'_, B> {
+    /// Panics on a size that does not fit.
+    pub fn check(&self) {
+        at_least("scaled_sum", "x", self.x.len(), self.len, &self.len);
+        if let Some(y) = self.y {
+            at_least("scaled_sum", "y", y.len(), self.len, &self.len);
+        }
+    }
+}
+
 /// What is fused behind a forward product. The sum in the accumulator is rounded to `Elem` once, at the store.
 pub enum Epilogue<'a, B: Backend> {
     /// `out = product + bias`.

@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod embed;
+mod head_norm;
 mod infer;
 mod linear;
 mod loss;
@@ -138,6 +139,23 @@ impl<R: Scalar> Backend for Reference<R> {
 
     fn norm_backward(&self, args: NormBackward<'_, Self>) {
         norm::norm_backward(args);
+    }
+
+    fn head_norm(&self, args: HeadNorm<'_, Self>) {
+        head_norm::head_norm(args);
+    }
+
+    fn head_norm_backward(&self, args: HeadNormBackward<'_, Self>) {
+        head_norm::head_norm_backward(args);
+    }
+
+    fn scaled_sum(&self, args: ScaledSum<'_, Self>) {
+        args.check();
+        let ScaledSum { x, factor, y, len } = args;
+        let factor = R::from_f32(factor);
+        for (i, x) in x.as_mut_slice()[..len].iter_mut().enumerate() {
+            *x = factor * *x + y.map_or(R::ZERO, |y| y.as_slice()[i]);
+        }
     }
 
     fn linear(&self, args: Linear<'_, Self>) {

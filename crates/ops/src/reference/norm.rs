@@ -29,10 +29,18 @@ pub(super) fn norm<R: Scalar>(args: Norm<'_, Reference<R>>) {
         let rstd = R::ONE / (variance + R::from_f32(shape.eps)).sqrt();
         for i in 0..c {
             let normed = (x[i] - mean) * rstd;
-            out[n * c + i] = normed * weight[i] + bias.map_or(R::ZERO, |bias| bias[i]);
+            out[n * c + i] = normed * factor(shape.kind, weight[i]) + bias.map_or(R::ZERO, |bias| bias[i]);
         }
         stats[2 * n] = mean;
         stats[2 * n + 1] = rstd;
+    }
+}
+
+/// What a normalised number is multiplied by.
+pub(super) fn factor<R: Scalar>(kind: NormKind, weight: R) -> R {
+    match kind {
+        NormKind::Layer | NormKind::Rms => weight,
+        NormKind::RmsPlusOne => R::ONE + weight,
     }
 }
 
@@ -56,18 +64,18 @@ pub(super) fn norm_backward<R: Scalar>(args: NormBackward<'_, Reference<R>>) {
         let (d_out, x) = (&d_out[n * c..][..c], &inp[n * c..][..c]);
         let (mut mean_g, mut mean_g_x_hat) = (R::ZERO, R::ZERO);
         for i in 0..c {
-            let g = d_out[i] * weight[i];
+            let g = d_out[i] * factor(shape.kind, weight[i]);
             mean_g += g;
             mean_g_x_hat += g * ((x[i] - mean) * rstd);
         }
         mean_g = match shape.kind {
             NormKind::Layer => mean_g / width,
-            NormKind::Rms => R::ZERO,
+            NormKind::Rms | NormKind::RmsPlusOne => R::ZERO,
         };
         mean_g_x_hat = mean_g_x_hat / width;
         for i in 0..c {
             let x_hat = (x[i] - mean) * rstd;
-            let g = d_out[i] * weight[i];
+            let g = d_out[i] * factor(shape.kind, weight[i]);
             d_inp[n * c + i] += rstd * (g - mean_g - x_hat * mean_g_x_hat);
             d_weight[i] += d_out[i] * x_hat;
             if let Some(d_bias) = &mut d_bias {

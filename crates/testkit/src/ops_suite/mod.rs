@@ -24,6 +24,7 @@ mod attention;
 mod cached;
 mod case;
 mod embed;
+mod head_norm;
 mod linear;
 mod loss;
 mod misuse;
@@ -59,6 +60,16 @@ pub fn embed<B: Backend>(backend: &B) {
 /// `norm` and `norm_backward`.
 pub fn norm<B: Backend>(backend: &B) {
     case::check(backend, &norm::cases::<B>());
+}
+
+/// `head_norm` and `head_norm_backward`.
+pub fn head_norm<B: Backend>(backend: &B) {
+    case::check(backend, &head_norm::cases::<B>());
+}
+
+/// `scaled_sum`.
+pub fn scaled_sum<B: Backend>(backend: &B) {
+    case::check(backend, &head_norm::sum_cases::<B>());
 }
 
 /// `linear`, with every epilogue.
@@ -170,6 +181,8 @@ fn linear_backward_cases<B: Backend>() -> Vec<linear::LinearBackwardCase> {
 fn all_outputs<B: InferBackend>(backend: &B) -> Vec<(String, case::Outputs)> {
     let mut outputs = case::run_all(backend, &embed::cases::<B>());
     outputs.extend(case::run_all(backend, &norm::cases::<B>()));
+    outputs.extend(case::run_all(backend, &head_norm::cases::<B>()));
+    outputs.extend(case::run_all(backend, &head_norm::sum_cases::<B>()));
     outputs.extend(case::run_all(backend, &linear::cases::<B>()));
     outputs.extend(case::run_all(backend, &linear_backward_cases::<B>()));
     outputs.extend(case::run_all(backend, &activation::cases::<B>()));
@@ -208,7 +221,7 @@ macro_rules! backend_tests {
     ($make:expr) => {
         $crate::backend_tests!(
             $make;
-            moves round sum_squares embed norm linear linear_backward activation rope attention attention_backward
+            moves round sum_squares embed norm head_norm scaled_sum linear linear_backward activation rope attention attention_backward
             head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached rows_are_independent
             quantized_products quantized_rows_are_independent quantized_embed quantized_damaged wrong_sizes
             ids_out_of_range

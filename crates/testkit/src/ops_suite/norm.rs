@@ -81,6 +81,7 @@ pub fn cases<B: Backend>() -> Vec<NormCase> {
         cases.push(NormCase::new::<B>(seed, layer, true, 0.0));
         cases.push(NormCase::new::<B>(seed + 1, layer, false, 0.5));
         cases.push(NormCase::new::<B>(seed + 2, rms, false, 0.5));
+        cases.push(NormCase::new::<B>(seed + 3, NormShape { kind: NormKind::RmsPlusOne, ..rms }, false, 0.5));
     }
     // A large eps, which must be inside the root; a large mean, on which `mean(x^2) - mean^2` cancels.
     let odd = NormShape { rows: 9, cols: 77, kind: NormKind::Layer, eps: 0.7 };
@@ -100,7 +101,7 @@ impl Case for NormCase {
         let mut outputs = Outputs::default();
         let (out, stats) = self.forward(host);
         outputs.elem("out", out, class);
-        if self.shape.kind == NormKind::Rms {
+        if self.shape.kind != NormKind::Layer {
             assert!(stats.iter().step_by(2).all(|&mean| mean == 0.0), "{}: the mean must be 0", self.label());
         }
         outputs.acc("stats", stats, class);

@@ -7,7 +7,7 @@ use crate::config::*;
 use crate::error::ModelError;
 use crate::formats::names::Family;
 
-/// Reads the keys of Llama, Mistral or Qwen2.
+/// Reads the keys of Llama, Mistral, Qwen2 or Qwen3.
 pub(super) fn parse(keys: &Keys<'_>, family: Family) -> Result<ModelConfig, ModelError> {
     if keys.get("hidden_act").is_some_and(|value| !["silu", "swish"].contains(&value.as_str().unwrap_or(""))) {
         return Err(keys.unsupported("hidden_act", "silu"));
@@ -20,6 +20,7 @@ pub(super) fn parse(keys: &Keys<'_>, family: Family) -> Result<ModelConfig, Mode
     let n_layers = keys.size("num_hidden_layers")?;
     let d_head = match keys.opt_size("head_dim")? {
         Some(d_head) => d_head,
+        None if family == Family::Qwen3 => 128,
         None => keys.even_heads(d_model, n_heads, "num_attention_heads")?,
     };
     let (biases, attention) = match family {
@@ -30,6 +31,10 @@ pub(super) fn parse(keys: &Keys<'_>, family: Family) -> Result<ModelConfig, Mode
             (Biases::NONE, window.map_or(AttentionPattern::Dense, |band| AttentionPattern::Windowed { band }))
         }
         Family::Qwen2 => (Biases::QKV, qwen_attention(keys, n_layers)?),
+        Family::Qwen3 => {
+            let attention = keys.flag("attention_bias", false)?;
+            (Biases { qkv: attention, attn_out: attention, ffn: false }, qwen_attention(keys, n_layers)?)
+        }
         _ => {
             let attention = keys.flag("attention_bias", false)?;
             let biases = Biases { qkv: attention, attn_out: attention, ffn: keys.flag("mlp_bias", false)? };
@@ -57,6 +62,7 @@ pub(super) fn parse(keys: &Keys<'_>, family: Family) -> Result<ModelConfig, Mode
         tied_head: keys.flag("tie_word_embeddings", false)?,
         init_std: keys.number("initializer_range", 0.02)?,
         rotary_scaling,
+        qk_norm: family == Family::Qwen3,
         ..GPT_CHOICES
     })
 }
@@ -65,7 +71,7 @@ pub(super) fn parse(keys: &Keys<'_>, family: Family) -> Result<ModelConfig, Mode
 fn default_context(family: Family) -> usize {
     match family {
         Family::Mistral => 1 << 17,
-        Family::Qwen2 => 1 << 15,
+        Family::Qwen2 | Family::Qwen3 => 1 << 15,
         _ => 2048,
     }
 }
@@ -91,8 +97,8 @@ fn qwen_attention(keys: &Keys<'_>, n_layers: usize) -> Result<AttentionPattern, 
     }
 }
 
-const SLIDING: &str = "sliding_attention";
-const FULL: &str = "full_attention";
+pub(super) const SLIDING: &str = "sliding_attention";
+pub(super) const FULL: &str = "full_attention";
 
 /// transformers writes out what each layer sees; the list has to say what the other keys say.
 fn agrees_with_layer_types(keys: &Keys<'_>, n_layers: usize, attention: AttentionPattern) -> Result<(), ModelError> {
@@ -114,60 +120,57 @@ fn rotary(keys: &Keys<'_>) -> Result<(f64, RotaryScaling), ModelError> {
     let mut found = (keys.number("rope_theta", 10_000.0)?, RotaryScaling::None);
     for key in ["rope_scaling", "rope_parameters"] {
         let Some(value) = keys.get(key) else { continue };
-        let Some(map) = value.as_object() else { return Err(keys.wrong(key, value, "an object")) };
-        let inner = Keys { path: keys.path, map };
-        let refuse = || keys.unsupported(key, "the type \"default\" (no scaling), \"linear\" or \"llama3\"");
-        if inner.number("partial_rotary_factor", 1.0)? != 1.0 {
-            return Err(keys.unsupported(key, "\"partial_rotary_factor\" 1"));
-        }
-        let needed = |name: &str| match inner.get(name) {
-            Some(_) => inner.number(name, 0.0),
-            None => Err(keys.unsupported(key, &format!("a scaling with `{name}`"))),
-        };
-        let kind = inner.get("rope_type").or_else(|| inner.get("type"));
-        found.1 = match kind.map_or(Some("default"), Value::as_str) {
-            Some("default") => RotaryScaling::None,
-            Some("linear") => RotaryScaling::Linear { factor: needed("factor")? },
-            Some("llama3") => RotaryScaling::Llama3 {
-                factor: needed("factor")?,
-                low_freq_factor: needed("low_freq_factor")?,
-                high_freq_factor: needed("high_freq_factor")?,
-                original_context: match inner.opt_size("original_max_position_embeddings")? {
-                    Some(context) => context,
-                    None => return Err(keys.unsupported(key, "a scaling with `original_max_position_embeddings`")),
-                },
-            },
-            _ => return Err(refuse()),
-        };
-        found.0 = inner.number("rope_theta", found.0)?;
+        found = rotary_object(keys, key, value, found.0)?;
     }
     Ok(found)
 }
 
-/// The keys of Llama, Mistral or Qwen2.
+/// Base and scaling as an object below `key` has them; `theta` is the base where it says none.
+pub(super) fn rotary_object(
+    keys: &Keys<'_>,
+    key: &str,
+    value: &Value,
+    theta: f64,
+) -> Result<(f64, RotaryScaling), ModelError> {
+    let Some(map) = value.as_object() else { return Err(keys.wrong(key, value, "an object")) };
+    let inner = Keys { path: keys.path, map };
+    let refuse = || keys.unsupported(key, "the type \"default\" (no scaling), \"linear\" or \"llama3\"");
+    if inner.number("partial_rotary_factor", 1.0)? != 1.0 {
+        return Err(keys.unsupported(key, "\"partial_rotary_factor\" 1"));
+    }
+    let needed = |name: &str| match inner.get(name) {
+        Some(_) => inner.number(name, 0.0),
+        None => Err(keys.unsupported(key, &format!("a scaling with `{name}`"))),
+    };
+    let kind = inner.get("rope_type").or_else(|| inner.get("type"));
+    let scaling = match kind.map_or(Some("default"), Value::as_str) {
+        Some("default") => RotaryScaling::None,
+        Some("linear") => RotaryScaling::Linear { factor: needed("factor")? },
+        Some("llama3") => RotaryScaling::Llama3 {
+            factor: needed("factor")?,
+            low_freq_factor: needed("low_freq_factor")?,
+            high_freq_factor: needed("high_freq_factor")?,
+            original_context: match inner.opt_size("original_max_position_embeddings")? {
+                Some(context) => context,
+                None => return Err(keys.unsupported(key, "a scaling with `original_max_position_embeddings`")),
+            },
+        },
+        _ => return Err(refuse()),
+    };
+    Ok((inner.number("rope_theta", theta)?, scaling))
+}
+
+/// The keys of Llama, Mistral, Qwen2 or Qwen3.
 pub(super) fn describe(family: Family, c: &ModelConfig) -> Value {
     let Positions::Rotary { theta } = c.positions else { panic!("a {family:?} model has rotary positions") };
-    let (scaling, name) = match c.rotary_scaling {
-        RotaryScaling::None => (json!({}), "default"),
-        RotaryScaling::Linear { factor } => (json!({ "factor": factor }), "linear"),
-        RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-            let scaling = json!({
-                "factor": factor,
-                "low_freq_factor": low_freq_factor,
-                "high_freq_factor": high_freq_factor,
-                "original_max_position_embeddings": original_context,
-            });
-            (scaling, "llama3")
-        }
-    };
-    let mut parameters = scaling;
-    parameters["rope_type"] = name.into();
+    let mut parameters = describe_scaling(c.rotary_scaling);
     // What transformers 4 reads.
     let old = if c.rotary_scaling == RotaryScaling::None { Value::Null } else { parameters.clone() };
     parameters["rope_theta"] = theta.into();
     let architecture = match family {
         Family::Mistral => "MistralForCausalLM",
         Family::Qwen2 => "Qwen2ForCausalLM",
+        Family::Qwen3 => "Qwen3ForCausalLM",
         _ => "LlamaForCausalLM",
     };
     let mut map = json!({
@@ -196,7 +199,10 @@ pub(super) fn describe(family: Family, c: &ModelConfig) -> Value {
     };
     match family {
         Family::Mistral => map["sliding_window"] = window.into(),
-        Family::Qwen2 => {
+        Family::Qwen2 | Family::Qwen3 => {
+            if family == Family::Qwen3 {
+                map["attention_bias"] = c.biases.qkv.into();
+            }
             map["use_sliding_window"] = window.is_some().into();
             map["sliding_window"] = window.into();
             map["max_window_layers"] = if window.is_some() { 0 } else { c.n_layers }.into();
@@ -208,4 +214,23 @@ pub(super) fn describe(family: Family, c: &ModelConfig) -> Value {
         }
     }
     map
+}
+
+/// `rope_type` and its numbers.
+pub(super) fn describe_scaling(scaling: RotaryScaling) -> Value {
+    let (mut parameters, name) = match scaling {
+        RotaryScaling::None => (json!({}), "default"),
+        RotaryScaling::Linear { factor } => (json!({ "factor": factor }), "linear"),
+        RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            let parameters = json!({
+                "factor": factor,
+                "low_freq_factor": low_freq_factor,
+                "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": original_context,
+            });
+            (parameters, "llama3")
+        }
+    };
+    parameters["rope_type"] = name.into();
+    parameters
 }

@@ -1,5 +1,6 @@
 //! `config.json`: what the supported families say there, in both directions.
 
+mod gemma;
 mod gpt;
 mod keys;
 mod llama;
@@ -33,6 +34,8 @@ pub(in crate::formats) fn parse(keys: &Keys<'_>) -> Result<(Family, ModelConfig)
         Some("llama") => (Family::Llama, llama::parse(keys, Family::Llama)?),
         Some("mistral") => (Family::Mistral, llama::parse(keys, Family::Mistral)?),
         Some("qwen2") => (Family::Qwen2, llama::parse(keys, Family::Qwen2)?),
+        Some("qwen3") => (Family::Qwen3, llama::parse(keys, Family::Qwen3)?),
+        Some("gemma3_text") => (Family::Gemma3, gemma::parse(keys)?),
         Some("verve") => {
             let value = keys.get("verve").cloned().unwrap_or(Value::Null);
             let config = serde_json::from_value(value).map_err(|e| {
@@ -89,6 +92,7 @@ pub(in crate::formats) fn family_for(config: &ModelConfig) -> (Family, Option<St
             "its banded layers are not every second one",
         ),
         own_choices(c),
+        (c.qk_norm, "its heads are normalised"),
     ];
     if let Some((_, why)) = gpt_like.iter().find(|(differs, _)| *differs) {
         return (Family::Verve, Some(format!("it has LayerNorm as GPT-2 and GPT-Neo have, but {why}")));
@@ -118,13 +122,16 @@ pub(in crate::formats) fn family_for(config: &ModelConfig) -> (Family, Option<St
 
 /// Choices that GPT-2, GPT-Neo, Llama, Mistral and Qwen2 do not have.
 fn own_choices(c: &ModelConfig) -> (bool, &'static str) {
-    let plain = c.residual == Residual::Sequential && !c.qk_norm && !c.post_norms && c.embed_scale == EmbedScale::One;
+    let plain = c.residual == Residual::Sequential && !c.post_norms && c.embed_scale == EmbedScale::One;
     let plain_rotation = c.rotary_pct == 1.0 && c.rotary_local_theta.is_none();
     (!(plain && plain_rotation), "its blocks, its embedding or its rotation differ")
 }
 
 /// [`family_for`] of models with RMSNorm.
 fn llama_like(c: &ModelConfig) -> (Family, Option<String>) {
+    if gemma::is_gemma(c) {
+        return (Family::Gemma3, None);
+    }
     let differences = [
         (c.norm != Norm::RmsNorm, "its norm weights are kept less one"),
         (!matches!(c.positions, Positions::Rotary { .. }), "its positions are learned"),
@@ -141,6 +148,8 @@ fn llama_like(c: &ModelConfig) -> (Family, Option<String>) {
         return own(why);
     }
     match c.biases {
+        Biases { qkv, attn_out, ffn: false } if c.qk_norm && qkv == attn_out => (Family::Qwen3, None),
+        _ if c.qk_norm => own("its heads are normalised, and it has other biases than Qwen3"),
         Biases::QKV => (Family::Qwen2, None),
         Biases { qkv, attn_out, .. } if qkv == attn_out && c.attention == AttentionPattern::Dense => {
             (Family::Llama, None)
@@ -169,7 +178,8 @@ pub(in crate::formats) fn describe(family: Family, config: &ModelConfig) -> Map<
     let value = match family {
         Family::Gpt2 => gpt::describe_gpt2(config),
         Family::GptNeo => gpt::describe_gpt_neo(config),
-        Family::Llama | Family::Mistral | Family::Qwen2 => llama::describe(family, config),
+        Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => llama::describe(family, config),
+        Family::Gemma3 => gemma::describe(config),
         Family::Verve => json!({ "model_type": "verve" }),
     };
     let Value::Object(map) = value else { panic!("an object is an object") };
