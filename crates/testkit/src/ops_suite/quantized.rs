@@ -99,7 +99,7 @@ fn cases<B: Backend>() -> Vec<Case> {
         let block = kind.block_len();
         // Blocks of 32 also as an odd number of them.
         let widths = if block == 32 { [1, 3, 19] } else { [1, 2, 3] };
-        for (j, rows) in [1, 2, 3, 4, 5, 9, 17, 66, 100].into_iter().enumerate() {
+        for (j, rows) in [1, 2, 3, 4, 5, 9, 17, 40, 66, 100].into_iter().enumerate() {
             let d_out = [1, 7, 31, 33, 64, 65, 100][(i + j) % 7];
             let seed = 1700 + (i * 10 + j) as u64;
             cases.push(Case::new::<B>(seed, &[(kind, d_out)], widths[j % 3] * block, rows));
@@ -112,7 +112,7 @@ fn cases<B: Backend>() -> Vec<Case> {
         cases.push(Case::new::<B>(1810 + i as u64, &all, 256, rows));
     }
     // `k` in several blocks of the caches, and as many columns as are packed at once.
-    cases.push(Case::new::<B>(1820, &[(QuantKind::Q5_1, 300), (QuantKind::Q3K, 20)], 9 * 512, 20));
+    cases.push(Case::new::<B>(1820, &[(QuantKind::Q5_1, 300), (QuantKind::Q3K, 20)], 9 * 512, 40));
     cases
 }
 
@@ -180,7 +180,7 @@ pub fn embed<B: InferBackend>(backend: &B) {
 pub fn damaged<B: InferBackend>(backend: &B) {
     let host = Host(backend);
     for (i, kind) in QuantKind::ALL.into_iter().enumerate() {
-        for rows in [1, 20] {
+        for rows in [1, 40] {
             let sound = Case::new::<B>(2100 + i as u64, &[(kind, 40)], 512, rows);
             let mut case = Case::new::<B>(2100 + i as u64, &[(kind, 40)], 512, rows);
             let (_, blocks, _) = &mut case.weight.parts[0];

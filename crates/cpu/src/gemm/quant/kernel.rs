@@ -16,8 +16,6 @@ use crate::simd::{LINE_BYTES, prefetch};
 
 /// Vectors in a panel.
 const NV: usize = 2;
-/// Values of an unrolled piece.
-const HALF: usize = STEP / 2;
 /// Bytes of codes that are asked for ahead of what is read.
 const AHEAD: usize = 48 * LINE_BYTES;
 
@@ -78,42 +76,35 @@ impl KernelSet {
     }
 }
 
-/// The four codes `4 QUAD..` of a half, in the bytes of words: `low` begins at the half, `high` holds all of a step (one bit)
-/// or of the half (two bits).
+/// The four codes of a quad, in the bytes of words. `low` and `high` are the words that hold it.
 ///
 /// # Safety
-/// As [`body`].
+/// The host has `V`'s instructions.
 #[inline(always)]
-unsafe fn quad<V: Codes, const LOW: i32, const HIGH: i32, const QUAD: i32>(
-    low: *const u8,
-    pitch: usize,
-    high: V::Words,
-) -> V::Words {
-    let mask = |bits: i32| 0x0101_0101 * ((1 << bits) - 1);
-    let per_word = 8 / LOW;
+unsafe fn quad<V: Codes, const LOW: u32, const HIGH: u32>(low: V::Words, high: V::Words, quad: u32) -> V::Words {
+    let mask = |bits: u32| 0x0101_0101 * ((1 << bits) - 1);
     // SAFETY: the caller's promise.
     unsafe {
-        let words = V::words(low.add((QUAD / per_word) as usize * pitch));
         if LOW == 8 {
-            return words;
+            return low;
         }
-        let codes = V::masked(V::shifted(words, LOW * (QUAD % per_word)), mask(LOW));
+        let codes = V::masked(V::lowered(low, LOW * quad % 8), mask(LOW));
         if HIGH == 0 {
             return codes;
         }
-        V::joined(codes, V::shifted(high, HIGH * QUAD - LOW), mask(HIGH) << LOW)
+        V::joined(codes, V::raised(V::lowered(high, HIGH * quad % 8), LOW), mask(HIGH) << LOW)
     }
 }
 
 /// Scales and offsets of a group, for each vector of each panel.
 type Scales<V, const NP: usize> = [[V; NV]; NP];
 
-/// What the pieces of [`body`] share.
-struct Piece<'p, V, const R: usize, const NP: usize> {
+/// What weights are used for.
+struct Use<'p, V, const R: usize, const NP: usize> {
     sums: &'p mut [[[V; NV]; NP]; R],
     scale: &'p Scales<V, NP>,
     offset: &'p Scales<V, NP>,
-    /// First row at the piece's first `k`, or null.
+    /// First row at the quad's first `k`, or null.
     a: *const f32,
     a_row: usize,
     /// Where weights are stored.
@@ -121,63 +112,29 @@ struct Piece<'p, V, const R: usize, const NP: usize> {
     nr: usize,
 }
 
-impl<V: Codes, const R: usize, const NP: usize> Piece<'_, V, R, NP> {
-    /// Uses the codes at `k`.
+impl<V: Codes, const R: usize, const NP: usize> Use<'_, V, R, NP> {
+    /// Uses code `BYTE` of a quad: the bytes of words with several codes, or their nibbles.
     ///
     /// # Safety
     /// As [`body`].
     #[inline(always)]
-    unsafe fn put(&mut self, k: usize, codes: [[V; NV]; NP]) {
+    unsafe fn code<const BYTE: usize, const NIBBLE: bool>(&mut self, words: &[[V::Words; NV]; NP]) {
         // SAFETY: the caller's promise.
         unsafe {
             for p in 0..NP {
                 for v in 0..NV {
-                    let weight = self.offset[p][v].fma(self.scale[p][v], codes[p][v]);
+                    let code =
+                        if NIBBLE { V::nibble(words[p][v], 8 * BYTE as u32) } else { V::byte::<BYTE>(words[p][v]) };
+                    let weight = self.offset[p][v].fma(self.scale[p][v], code);
                     if R == 0 {
-                        weight.store(self.out.add(k * self.nr + v * V::LANES));
+                        weight.store(self.out.add(BYTE * self.nr + v * V::LANES));
                     }
                     for r in 0..R {
-                        let row = V::splat(self.a.add(r * self.a_row + k).read_unaligned().to_bits());
+                        let row = V::splat(self.a.add(r * self.a_row + BYTE).read_unaligned().to_bits());
                         self.sums[r][p][v] = self.sums[r][p][v].fma(row, weight);
                     }
                 }
             }
-        }
-    }
-
-    /// Uses byte `BYTE` of words as the codes at `k`.
-    ///
-    /// # Safety
-    /// As [`body`].
-    #[inline(always)]
-    unsafe fn byte<const BYTE: i32>(&mut self, k: usize, words: &[[V::Words; NV]; NP]) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut codes = [[V::zero(); NV]; NP];
-            for p in 0..NP {
-                for v in 0..NV {
-                    codes[p][v] = V::byte::<BYTE>(words[p][v]);
-                }
-            }
-            self.put(k, codes);
-        }
-    }
-
-    /// Uses the nibbles of words from bit `BIT` on as the codes at `k`.
-    ///
-    /// # Safety
-    /// As [`body`].
-    #[inline(always)]
-    unsafe fn nibble<const BIT: i32>(&mut self, k: usize, words: &[[V::Words; NV]; NP]) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut codes = [[V::zero(); NV]; NP];
-            for p in 0..NP {
-                for v in 0..NV {
-                    codes[p][v] = V::nibble(words[p][v], BIT);
-                }
-            }
-            self.put(k, codes);
         }
     }
 }
@@ -188,115 +145,95 @@ impl<V: Codes, const R: usize, const NP: usize> Piece<'_, V, R, NP> {
 /// The host has `V`'s instructions; all pointers of `args` are valid for what its documentation says is read and written;
 /// `args.form` is the panels' own, with planes of `LOW` and `HIGH` bits and `NV` vectors of outputs.
 #[inline(always)]
-unsafe fn body<V: Codes, const LOW: i32, const HIGH: i32, const R: usize, const NP: usize>(args: &Args<'_>) {
+unsafe fn body<V: Codes, const LOW: u32, const HIGH: u32, const R: usize, const NP: usize>(args: &Args<'_>) {
     let &Args { form, panel, panel_bytes, first, last, a, a_row, out, out_row } = args;
     let nr = NV * V::LANES;
-    let (block_len, group_len, block_bytes) = (form.block_len, form.group_len, form.block_bytes());
+    let (block_len, block_bytes) = (form.block_len, form.block_bytes());
+    // Groups have 16 or 32 values.
+    let (group_mask, group_shift) = (form.group_len - 1, form.group_len.trailing_zeros());
     let (codes_at, step_bytes) = (form.codes_at(), form.step_bytes());
+    let (offsets_at, multipliers_at) = (form.offsets_at(), form.multipliers_at());
+    let offset_multipliers_at = form.offset_multipliers_at();
     let plane = nr * size_of::<u32>();
     // SAFETY: the caller's promise; offsets stay inside the blocks by the layout that `Form` describes.
     unsafe {
         let mut sums = [[[V::zero(); NV]; NP]; R];
         let mut scale = [[V::zero(); NV]; NP];
         let mut offset = [[V::zero(); NV]; NP];
+        let mut block = panel.add(first / block_len * block_bytes);
+        let mut value = first % block_len;
         let mut k = first;
         while k < last {
-            let block = panel.add(k / block_len * block_bytes);
-            let in_block = k % block_len;
-            let at = |p: usize, at: usize| block.add(p * panel_bytes + at);
-            // Two halves of a step.
-            for half in 0..2 {
-                let value = in_block + half * HALF;
-                if value.is_multiple_of(group_len) {
-                    for p in 0..NP {
-                        for v in 0..NV {
-                            let lane = v * V::LANES;
-                            let mut s = V::halves(at(p, 2 * lane));
-                            let group = value / group_len * nr + lane;
-                            if form.multipliers {
-                                s = V::zero().fma(s, V::bytes(at(p, form.multipliers_at() + group)));
-                            }
-                            scale[p][v] = s;
-                            offset[p][v] = if form.offsets {
-                                let o = V::halves(at(p, form.offsets_at() + 2 * lane));
-                                if form.multipliers {
-                                    V::zero().fma(o, V::bytes(at(p, form.offset_multipliers_at() + group)))
-                                } else {
-                                    o
-                                }
-                            } else {
-                                V::zero().fma(s, V::splat((-form.zero).to_bits()))
-                            };
-                        }
-                    }
-                }
-                let step = codes_at + in_block / STEP * step_bytes;
-                let low_bytes = LOW as usize / 2 * plane;
-                let low_at = step + half * low_bytes;
-                let high_at = step + LOW as usize * plane + if HIGH == 2 { half * plane } else { 0 };
-                let words = |p: usize, v: usize, from: usize| at(p, from + v * V::LANES * size_of::<u32>());
-                let mut low = [[panel; NV]; NP];
-                let mut high = [[V::words(panel); NV]; NP];
+            if value & group_mask == 0 {
+                let group = (value >> group_shift) * nr;
                 for p in 0..NP {
                     for v in 0..NV {
-                        low[p][v] = words(p, v, low_at);
-                        if HIGH > 0 {
-                            high[p][v] = V::words(words(p, v, high_at));
-                            if HIGH == 1 && half == 1 {
-                                high[p][v] = V::shifted(high[p][v], 4);
-                            }
+                        let lane = v * V::LANES;
+                        let block = block.add(p * panel_bytes + lane);
+                        // Numbers of two bytes.
+                        let mut s = V::halves(block.add(lane));
+                        if form.multipliers {
+                            s = V::zero().fma(s, V::bytes(block.add(multipliers_at + group)));
                         }
-                    }
-                    for line in (0..low_bytes).step_by(LINE_BYTES) {
-                        prefetch(low[p][0].wrapping_add(line + AHEAD));
-                    }
-                }
-                let mut piece = Piece {
-                    sums: &mut sums,
-                    scale: &scale,
-                    offset: &offset,
-                    a: a.wrapping_add(k + half * HALF),
-                    a_row,
-                    out: out.wrapping_add(if R == 0 { (k - first + half * HALF) * nr } else { 0 }),
-                    nr,
-                };
-                let mut words = high;
-                if LOW == 4 && HIGH == 0 {
-                    for word in 0..2 {
-                        for p in 0..NP {
-                            for v in 0..NV {
-                                words[p][v] = V::words(low[p][v].add(word * plane));
+                        scale[p][v] = s;
+                        offset[p][v] = if form.offsets {
+                            let o = V::halves(block.add(offsets_at + lane));
+                            if form.multipliers {
+                                V::zero().fma(o, V::bytes(block.add(offset_multipliers_at + group)))
+                            } else {
+                                o
                             }
-                        }
-                        piece.nibble::<0>(8 * word, &words);
-                        piece.nibble::<8>(8 * word + 1, &words);
-                        piece.nibble::<16>(8 * word + 2, &words);
-                        piece.nibble::<24>(8 * word + 3, &words);
-                        piece.nibble::<4>(8 * word + 4, &words);
-                        piece.nibble::<12>(8 * word + 5, &words);
-                        piece.nibble::<20>(8 * word + 6, &words);
-                        piece.nibble::<28>(8 * word + 7, &words);
-                    }
-                } else {
-                    macro_rules! quads {
-                        ($($quad:literal)*) => {
-                            $(
-                                for p in 0..NP {
-                                    for v in 0..NV {
-                                        words[p][v] = quad::<V, LOW, HIGH, $quad>(low[p][v], plane, high[p][v]);
-                                    }
-                                }
-                                piece.byte::<0>(4 * $quad, &words);
-                                piece.byte::<1>(4 * $quad + 1, &words);
-                                piece.byte::<2>(4 * $quad + 2, &words);
-                                piece.byte::<3>(4 * $quad + 3, &words);
-                            )*
+                        } else {
+                            V::zero().fma(s, V::splat((-form.zero).to_bits()))
                         };
                     }
-                    quads!(0 1 2 3);
                 }
             }
-            k += STEP;
+            let step = block.add(codes_at + value / STEP * step_bytes);
+            // A word has as many quads as a byte has codes.
+            let in_step = (value % STEP / 4) as u32;
+            let low_at = (in_step * LOW / 8) as usize * plane;
+            let high_at = (LOW + in_step * HIGH / 8) as usize * plane;
+            let mut words = [[V::words(step); NV]; NP];
+            for p in 0..NP {
+                for v in 0..NV {
+                    let step = step.add(p * panel_bytes + v * V::LANES * size_of::<u32>());
+                    let low = step.add(low_at);
+                    prefetch(low.wrapping_add(AHEAD));
+                    let low = V::words(low);
+                    words[p][v] = if LOW == 4 && HIGH == 0 {
+                        V::lowered(low, 4 * in_step % 8)
+                    } else {
+                        let high = if HIGH > 0 { V::words(step.add(high_at)) } else { low };
+                        quad::<V, LOW, HIGH>(low, high, in_step)
+                    };
+                }
+            }
+            let mut to = Use {
+                sums: &mut sums,
+                scale: &scale,
+                offset: &offset,
+                a: a.wrapping_add(k),
+                a_row,
+                out: out.wrapping_add(if R == 0 { (k - first) * nr } else { 0 }),
+                nr,
+            };
+            if LOW == 4 && HIGH == 0 {
+                to.code::<0, true>(&words);
+                to.code::<1, true>(&words);
+                to.code::<2, true>(&words);
+                to.code::<3, true>(&words);
+            } else {
+                to.code::<0, false>(&words);
+                to.code::<1, false>(&words);
+                to.code::<2, false>(&words);
+                to.code::<3, false>(&words);
+            }
+            k += 4;
+            value += 4;
+            if value == block_len {
+                (value, block) = (0, block.add(block_bytes));
+            }
         }
         for r in 0..R {
             for p in 0..NP {
@@ -318,12 +255,12 @@ macro_rules! kernels {
             /// # Safety
             /// As [`body`].
             $(#[target_feature(enable = $features)])?
-            unsafe fn kernel<const LOW: i32, const HIGH: i32, const R: usize, const NP: usize>(args: &Args<'_>) {
+            unsafe fn kernel<const LOW: u32, const HIGH: u32, const R: usize, const NP: usize>(args: &Args<'_>) {
                 // SAFETY: the caller's promise.
                 unsafe { body::<$vector, LOW, HIGH, R, NP>(args) }
             }
 
-            const fn set<const LOW: i32, const HIGH: i32>() -> KernelSet {
+            const fn set<const LOW: u32, const HIGH: u32>() -> KernelSet {
                 KernelSet {
                     rows: &[$(RowKernels {
                         panels: $panels,

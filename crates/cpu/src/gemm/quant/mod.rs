@@ -28,7 +28,7 @@ use crate::{CpuBackend, CpuElem};
 pub(super) use self::panels::{Panels, STEP};
 
 /// Up to here rows are taken a few at a time past each panel while it is in the cache; more are a blocked product.
-const FEW_ROWS: usize = 16;
+const FEW_ROWS: usize = 24;
 /// Tasks for each worker in a product of few rows.
 const TASKS_PER_WORKER: usize = 4;
 

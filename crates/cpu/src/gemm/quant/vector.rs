@@ -17,16 +17,18 @@ pub(super) trait Codes: Vector {
     /// # Safety
     /// For all methods: the host has the vector's instructions; pointers are valid for [`Vector::LANES`] elements.
     unsafe fn words(from: *const u8) -> Self::Words;
-    /// Each word shifted right by `n` bits, `0 <= n < 32`, or left by `-n`.
-    unsafe fn shifted(words: Self::Words, n: i32) -> Self::Words;
+    /// Each word `>> n`, for `n < 32`.
+    unsafe fn lowered(words: Self::Words, n: u32) -> Self::Words;
+    /// Each word `<< n`, for `n < 32`.
+    unsafe fn raised(words: Self::Words, n: u32) -> Self::Words;
     /// Each word `& mask`.
     unsafe fn masked(words: Self::Words, mask: u32) -> Self::Words;
     /// Each word `| (high & mask)`.
     unsafe fn joined(words: Self::Words, high: Self::Words, mask: u32) -> Self::Words;
     /// Byte `BYTE` of each word, as a number.
-    unsafe fn byte<const BYTE: i32>(words: Self::Words) -> Self;
+    unsafe fn byte<const BYTE: usize>(words: Self::Words) -> Self;
     /// Bits `shift..shift + 4` of each word, as a number.
-    unsafe fn nibble(words: Self::Words, shift: i32) -> Self;
+    unsafe fn nibble(words: Self::Words, shift: u32) -> Self;
     /// Numbers of 16 bits, widened.
     unsafe fn halves(from: *const u8) -> Self;
     /// Signed bytes, as numbers.
@@ -42,8 +44,12 @@ impl Codes for Portable {
         unsafe { from.cast::<[u32; 4]>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn shifted(words: [u32; 4], n: i32) -> [u32; 4] {
-        words.map(|word| if n >= 0 { word >> n } else { word << -n })
+    unsafe fn lowered(words: [u32; 4], n: u32) -> [u32; 4] {
+        words.map(|word| word >> n)
+    }
+    #[inline(always)]
+    unsafe fn raised(words: [u32; 4], n: u32) -> [u32; 4] {
+        words.map(|word| word << n)
     }
     #[inline(always)]
     unsafe fn masked(words: [u32; 4], mask: u32) -> [u32; 4] {
@@ -57,12 +63,12 @@ impl Codes for Portable {
         words
     }
     #[inline(always)]
-    unsafe fn byte<const BYTE: i32>(words: [u32; 4]) -> Self {
+    unsafe fn byte<const BYTE: usize>(words: [u32; 4]) -> Self {
         // As `i32`, which the base instruction set converts.
         Portable(words.map(|word| (word >> (8 * BYTE) & 255) as i32 as f32))
     }
     #[inline(always)]
-    unsafe fn nibble(words: [u32; 4], shift: i32) -> Self {
+    unsafe fn nibble(words: [u32; 4], shift: u32) -> Self {
         Portable(words.map(|word| (word >> shift & 15) as i32 as f32))
     }
     #[inline(always)]
@@ -79,12 +85,12 @@ impl Codes for Portable {
 
 /// Moves byte `byte` of each word to the place of its first and clears the rest.
 #[cfg(target_arch = "x86_64")]
-const fn first_byte(byte: i32) -> [u8; 64] {
+const fn first_byte(byte: u8) -> [u8; 64] {
     let mut places = [0x80; 64];
     let mut i = 0;
     while i < 64 {
         // Places count within 16 bytes.
-        places[i] = (i % 16) as u8 + byte as u8;
+        places[i] = (i % 16) as u8 + byte;
         i += 4;
     }
     places
@@ -103,15 +109,14 @@ impl Codes for Avx2 {
         unsafe { _mm256_loadu_si256(from.cast()) }
     }
     #[inline(always)]
-    unsafe fn shifted(words: __m256i, n: i32) -> __m256i {
+    unsafe fn lowered(words: __m256i, n: u32) -> __m256i {
         // SAFETY: as above.
-        unsafe {
-            match n {
-                0 => words,
-                1.. => _mm256_srlv_epi32(words, _mm256_set1_epi32(n)),
-                _ => _mm256_sllv_epi32(words, _mm256_set1_epi32(-n)),
-            }
-        }
+        unsafe { _mm256_srlv_epi32(words, _mm256_set1_epi32(n as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn raised(words: __m256i, n: u32) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_sllv_epi32(words, _mm256_set1_epi32(n as i32)) }
     }
     #[inline(always)]
     unsafe fn masked(words: __m256i, mask: u32) -> __m256i {
@@ -124,17 +129,17 @@ impl Codes for Avx2 {
         unsafe { _mm256_or_si256(words, Self::masked(high, mask)) }
     }
     #[inline(always)]
-    unsafe fn byte<const BYTE: i32>(words: __m256i) -> Self {
+    unsafe fn byte<const BYTE: usize>(words: __m256i) -> Self {
         // SAFETY: as above; the table has 64 bytes.
         unsafe {
-            let places = _mm256_loadu_si256(FIRST_BYTE[BYTE as usize].as_ptr().cast());
+            let places = _mm256_loadu_si256(FIRST_BYTE[BYTE].as_ptr().cast());
             Avx2(_mm256_cvtepi32_ps(_mm256_shuffle_epi8(words, places)))
         }
     }
     #[inline(always)]
-    unsafe fn nibble(words: __m256i, shift: i32) -> Self {
+    unsafe fn nibble(words: __m256i, shift: u32) -> Self {
         // SAFETY: as above.
-        unsafe { Avx2(_mm256_cvtepi32_ps(Self::masked(Self::shifted(words, shift), 15))) }
+        unsafe { Avx2(_mm256_cvtepi32_ps(Self::masked(Self::lowered(words, shift), 15))) }
     }
     #[inline(always)]
     unsafe fn halves(from: *const u8) -> Self {
@@ -158,15 +163,14 @@ impl Codes for Avx512 {
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
     #[inline(always)]
-    unsafe fn shifted(words: __m512i, n: i32) -> __m512i {
+    unsafe fn lowered(words: __m512i, n: u32) -> __m512i {
         // SAFETY: as above.
-        unsafe {
-            match n {
-                0 => words,
-                1.. => _mm512_srlv_epi32(words, _mm512_set1_epi32(n)),
-                _ => _mm512_sllv_epi32(words, _mm512_set1_epi32(-n)),
-            }
-        }
+        unsafe { _mm512_srlv_epi32(words, _mm512_set1_epi32(n as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn raised(words: __m512i, n: u32) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_sllv_epi32(words, _mm512_set1_epi32(n as i32)) }
     }
     #[inline(always)]
     unsafe fn masked(words: __m512i, mask: u32) -> __m512i {
@@ -179,21 +183,21 @@ impl Codes for Avx512 {
         unsafe { _mm512_ternarylogic_epi32::<0xf8>(words, high, _mm512_set1_epi32(mask as i32)) }
     }
     #[inline(always)]
-    unsafe fn byte<const BYTE: i32>(words: __m512i) -> Self {
+    unsafe fn byte<const BYTE: usize>(words: __m512i) -> Self {
         // SAFETY: as above; the table has 64 bytes.
         unsafe {
-            let places = _mm512_loadu_si512(FIRST_BYTE[BYTE as usize].as_ptr().cast());
+            let places = _mm512_loadu_si512(FIRST_BYTE[BYTE].as_ptr().cast());
             Avx512(_mm512_cvtepi32_ps(_mm512_shuffle_epi8(words, places)))
         }
     }
     /// A look-up: the permutation reads only the low four bits of each index, so that nothing needs a mask.
     #[inline(always)]
-    unsafe fn nibble(words: __m512i, shift: i32) -> Self {
+    unsafe fn nibble(words: __m512i, shift: u32) -> Self {
         // SAFETY: as above.
         unsafe {
             let numbers =
                 _mm512_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0);
-            Avx512(_mm512_permutexvar_ps(Self::shifted(words, shift), numbers))
+            Avx512(_mm512_permutexvar_ps(Self::lowered(words, shift), numbers))
         }
     }
     #[inline(always)]
