@@ -14,18 +14,8 @@ use verve_ops::reference::Reference;
 use verve_ops::{Backend, InferBackend, KV_BLOCK, Real};
 use verve_testkit::{Bound, Golden, compare, golden_dir};
 
-const CASES: [&str; 10] = [
-    "gpt2",
-    "gpt_neo",
-    "llama",
-    "llama_tied",
-    "llama_bias",
-    "llama3",
-    "llama_linear",
-    "mistral",
-    "qwen2",
-    "qwen3",
-];
+const CASES: [&str; 10] =
+    ["gpt2", "gpt_neo", "llama", "llama_tied", "llama_bias", "llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
 const LEARNING_RATE: f32 = 1e-3;
 const PROMPT: usize = 8;
 
