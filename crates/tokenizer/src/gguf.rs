@@ -178,12 +178,18 @@ impl Tokenizer {
             });
             tokens.push(if kind == Kind::Unused { format!("[PAD{id}]") } else { text.to_string() });
         }
-        // What was merged by a list has no scores: those of the merges' order do the same.
+        // What was merged by a list has no scores: the order of the merges does the same. A piece that the list never
+        // makes must not be made by scores either.
         let mut scores: Vec<f32> = pieces.scores.iter().map(|score| *score as f32).collect();
         if scores.is_empty() {
-            scores = vec![-1e9; tokens.len()];
+            scores = vec![0.0; tokens.len()];
             for (merge, rank) in self.merges().iter().zip(0u32..) {
                 scores[merge.merged as usize] = -(rank as f32);
+            }
+            for ((_, kind, _), token_type) in self.vocab().iter().zip(&mut types) {
+                if kind == Kind::Unreachable && *token_type == NORMAL {
+                    *token_type = UNUSED;
+                }
             }
         }
         Ok(GgufVocab {

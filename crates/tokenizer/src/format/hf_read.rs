@@ -134,13 +134,7 @@ pub(super) fn parse(origin: &str, content: &[u8]) -> Result<Tokenizer> {
     }
     let merges: Vec<(&str, &str)> =
         model.merges.iter().map(|Pair(left, right)| (left.as_str(), right.as_str())).collect();
-    let spelled = Spelled {
-        vocab: &model.vocab,
-        merges: &merges,
-        added,
-        whole_pieces: model.ignore_merges,
-        rules: crate::rules::Rules::default(),
-    };
+    let spelled = Spelled { vocab: &model.vocab, merges: &merges, added, whole_pieces: model.ignore_merges, rules };
     Tokenizer::from_parts(origin, spelled.into_parts(origin, split)?)
 }
 
