@@ -28,7 +28,8 @@ fn vocab(value: &Value) -> GgufVocab {
     }
 }
 
-/// Reads the files that `tools/golden/tokenizer_families.py real` wrote into the folder that `VERVE_TOKENIZERS` names.
+/// Reads `smollm2.json` and `gemma.json` of the folder that `VERVE_TOKENIZERS` names: the GGUF vocabulary with the keys
+/// of [`GgufVocab`], texts, the ids that the reference gives them, and what it decodes them to.
 #[test]
 #[ignore = "needs published model files; see tools/golden/README.md"]
 fn published_vocabularies_give_the_ids_of_their_makers_code() {
