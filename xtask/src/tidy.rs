@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("verve-corpus", &["verve-tokenizer", "verve-shard"]),
     ("verve-train", &["verve-ops", "verve-model", "verve-shard"]),
     ("verve-engine", &["verve-ops", "verve-model", "verve-tokenizer"]),
+    ("verve-chat", &[]),
     ("verve-testkit", &["verve-ops"]),
     (
         "verve-cli",
@@ -32,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "verve-corpus",
             "verve-train",
             "verve-engine",
+            "verve-chat",
         ],
     ),
     ("xtask", &[]),
