@@ -200,7 +200,7 @@ pub fn damaged<B: InferBackend>(backend: &B) {
     }
 }
 
-/// Results of every format, for comparison of bits.
+/// Results of every format, for comparison of bits: a third of the cases.
 pub fn outputs<B: InferBackend>(backend: &B) -> Vec<(String, Outputs)> {
-    cases::<B>().iter().map(|case| (case.label(), case.run(Host(backend)))).collect()
+    cases::<B>().iter().step_by(3).map(|case| (case.label(), case.run(Host(backend)))).collect()
 }
