@@ -80,3 +80,8 @@ fn agrees(name: &str) {
 fn smollm2_is_what_transformers_computes() {
     agrees("SmolLM2-135M-Instruct.Q4_1.gguf");
 }
+
+#[test]
+fn gemma_is_what_transformers_computes() {
+    agrees("gemma-3-270m-q4_k_m.gguf");
+}

@@ -8,7 +8,7 @@ use verve_gguf::GgufFile;
 use verve_model::MemoryPlan;
 use verve_model::formats::ModelFile;
 use verve_ops::InferBackend;
-use verve_tokenizer::{GgufVocab, Tokenizer};
+use verve_tokenizer::{GgufVocab, SpecialTokens, Tokenizer};
 use verve_train::{Which, locate};
 
 use crate::machine::Machine;
@@ -50,7 +50,16 @@ impl Model {
         let n = vocabulary.n_vocab();
         let known = |ids: &[u32]| ids.iter().copied().filter(|&id| (id as usize) < n).collect::<Vec<_>>();
         let ends = known(&self.checkpoint.ids().eos);
-        if ends.is_empty() { vocabulary } else { vocabulary.with_end_of_text(ends) }
+        let vocabulary = if ends.is_empty() { vocabulary } else { vocabulary.with_end_of_text(ends) };
+        match self.tokenizer.bos() {
+            Some(start) if self.tokenizer.adds_bos() => vocabulary.with_start(Some(start)),
+            _ => vocabulary,
+        }
+    }
+
+    /// The ids of a prompt, with the token in front that the model expects there, if any. Special tokens in a prompt are text.
+    pub fn prompt(&self, text: &str) -> Vec<u32> {
+        self.tokenizer.encode_with_specials(text, SpecialTokens::Ordinary)
     }
 }
 

@@ -31,8 +31,7 @@ pub fn run(machine: &MachineArgs, args: GenerateArgs) -> Result<()> {
     };
     let lines = prompts::read(&prompts)?;
     let model = Model::open(&args.model)?;
-    let request =
-        |line: &PromptLine| Request { prompt: model.tokenizer.encode(&line.prompt), params: line.params(&params) };
+    let request = |line: &PromptLine| Request { prompt: model.prompt(&line.prompt), params: line.params(&params) };
     let requests = lines.iter().map(request).collect();
     let cancel = interrupt::watch("stopping after this step, then writing the answers so far")?;
     let dtype = args.dtype.map_or_else(|| own_dtype(&model), Ok)?;
@@ -48,7 +47,7 @@ pub fn one(
     dtype: Option<Dtype>,
 ) -> Result<()> {
     let model = Model::open(model)?;
-    let request = Request { prompt: model.tokenizer.encode(prompt), params };
+    let request = Request { prompt: model.prompt(prompt), params };
     let cancel = interrupt::watch("stopping")?;
     let dtype = dtype.map_or_else(|| own_dtype(&model), Ok)?;
     on_backend(machine, dtype, PromptJob { model, prompt: prompt.to_owned(), request, cancel })

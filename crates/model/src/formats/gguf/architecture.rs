@@ -18,10 +18,25 @@ pub enum Architecture {
     Llama,
     /// Qwen2 and Qwen2.5.
     Qwen2,
+    /// Qwen3.
+    Qwen3,
+    /// The text models of Gemma 3. Files have `1 + w` for the norm weights `w` of the original.
+    Gemma3,
 }
 
-const ALL: [(&str, Architecture); 3] =
-    [("gpt2", Architecture::Gpt2), ("llama", Architecture::Llama), ("qwen2", Architecture::Qwen2)];
+const ALL: [(&str, Architecture); 5] = [
+    ("gpt2", Architecture::Gpt2),
+    ("llama", Architecture::Llama),
+    ("qwen2", Architecture::Qwen2),
+    ("qwen3", Architecture::Qwen3),
+    ("gemma3", Architecture::Gemma3),
+];
+
+/// Gemma 3's pattern, which files do not say: every sixth layer sees everything; the others have a rotary base of their own.
+const GEMMA_GLOBAL_EVERY: usize = 6;
+const GEMMA_LOCAL_THETA: f64 = 10_000.0;
+/// Layers of the one size, 27B, whose scores are scaled by the width of a head as if heads shared the model's width.
+const GEMMA_27B_LAYERS: usize = 62;
 
 impl Architecture {
     /// Its name in files.
@@ -111,23 +126,25 @@ pub(super) fn parse(file: &GgufFile) -> Result<(Architecture, ModelConfig), Mode
     let rms = |keys: &Keys<'_>| keys.float("attention.layer_norm_rms_epsilon");
     let (norm, eps) = match architecture {
         Architecture::Gpt2 => (Norm::LayerNorm, keys.float("attention.layer_norm_epsilon")?),
-        Architecture::Llama | Architecture::Qwen2 => (Norm::RmsNorm, rms(&keys)?),
+        _ => (Norm::RmsNorm, rms(&keys)?),
     };
     let biases = match architecture {
         Architecture::Gpt2 => Biases::ALL,
-        Architecture::Llama | Architecture::Qwen2 => Biases {
+        _ => Biases {
             qkv: keys.has("blk.0.attn_q.bias"),
             attn_out: keys.has("blk.0.attn_output.bias"),
             ffn: keys.has("blk.0.ffn_up.bias"),
         },
     };
+    let n_layers = keys.required("block_count")?;
+    let gemma = architecture == Architecture::Gemma3;
     let n_vocab = file.tensor("token_embd.weight").map(|tensor| tensor.shape[0]);
     let Some(n_vocab) = n_vocab else {
         let (path, name) = (file.path().to_owned(), "token_embd.weight".to_owned());
         return Err(ModelError::MissingTensor { path, name });
     };
     let config = ModelConfig {
-        n_layers: keys.required("block_count")?,
+        n_layers,
         d_model,
         d_ff: keys.required("feed_forward_length")?,
         n_heads,
@@ -139,26 +156,31 @@ pub(super) fn parse(file: &GgufFile) -> Result<(Architecture, ModelConfig), Mode
         norm_eps: as_written(eps.unwrap_or(1e-5)),
         positions: match architecture {
             Architecture::Gpt2 => Positions::Learned,
-            Architecture::Llama | Architecture::Qwen2 => {
-                Positions::Rotary { theta: as_written(keys.float("rope.freq_base")?.unwrap_or(10_000.0)) }
-            }
+            _ => Positions::Rotary { theta: as_written(keys.float("rope.freq_base")?.unwrap_or(10_000.0)) },
         },
         activation: match architecture {
             Architecture::Gpt2 => FfnActivation::GeluTanh,
-            Architecture::Llama | Architecture::Qwen2 => FfnActivation::SwiGlu,
+            Architecture::Gemma3 => FfnActivation::GeGlu,
+            Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 => FfnActivation::SwiGlu,
         },
-        attention: AttentionPattern::Dense,
-        attn_scale: AttnScale::InvSqrtHead,
+        attention: match (architecture, keys.count("attention.sliding_window")?) {
+            (Architecture::Gemma3, Some(band)) => AttentionPattern::Periodic { band, global_every: GEMMA_GLOBAL_EVERY },
+            _ => AttentionPattern::Dense,
+        },
+        attn_scale: match (architecture, n_layers) {
+            (Architecture::Gemma3, GEMMA_27B_LAYERS) => AttnScale::InvSqrtOf { width: d_model / n_heads.max(1) },
+            _ => AttnScale::InvSqrtHead,
+        },
         biases,
         tied_head: !keys.has("output.weight"),
         init_std: 0.02,
         rotary_pct: 1.0,
         rotary_scaling: scaling(&keys)?,
-        rotary_local_theta: None,
+        rotary_local_theta: gemma.then_some(GEMMA_LOCAL_THETA),
         residual: Residual::Sequential,
-        qk_norm: false,
-        post_norms: false,
-        embed_scale: EmbedScale::One,
+        qk_norm: gemma || architecture == Architecture::Qwen3,
+        post_norms: gemma,
+        embed_scale: if gemma { EmbedScale::SqrtWidth } else { EmbedScale::One },
     };
     Ok((architecture, config))
 }
@@ -194,8 +216,14 @@ fn refuse_variants(keys: &Keys<'_>, d_head: usize) -> Result<(), ModelError> {
                     .to_owned(),
         });
     }
-    if let Some(found) = keys.count("attention.sliding_window")?.filter(|&window| window > 0) {
+    let window = keys.count("attention.sliding_window")?.filter(|&window| window > 0);
+    if let Some(found) = window.filter(|_| keys.name != Architecture::Gemma3.name()) {
         return Err(keys.refuse("attention.sliding_window", found, "no window"));
+    }
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if let Some(found) = keys.float(key)?.filter(|&cap| cap != 0.0) {
+            return Err(keys.refuse(key, found, "no cap"));
+        }
     }
     if let Some(found) = keys.count("expert_count")?.filter(|&experts| experts > 0) {
         return Err(keys.refuse("expert_count", found, "no experts"));

@@ -65,6 +65,10 @@ pub(super) fn sources(architecture: Architecture, config: &ModelConfig, spec: &P
     if field != "attn_qkv" || architecture.has_fused_qkv() {
         return all(at(match field {
             "attn_out" => "attn_output",
+            "q_norm" => "attn_q_norm",
+            "k_norm" => "attn_k_norm",
+            "attn_post_norm" => "post_attention_norm",
+            "ffn_post_norm" => "post_ffw_norm",
             same => same,
         }));
     }
