@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("verve-train", &["verve-ops", "verve-model", "verve-shard"]),
     ("verve-engine", &["verve-ops", "verve-model", "verve-tokenizer"]),
     ("verve-chat", &[]),
+    ("verve-hub", &[]),
     ("verve-testkit", &["verve-ops"]),
     (
         "verve-cli",
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "verve-train",
             "verve-engine",
             "verve-chat",
+            "verve-hub",
         ],
     ),
     ("xtask", &[]),
