@@ -78,7 +78,9 @@ fn text_becomes_a_model_that_writes() {
         fails(verve().args(generate).args(["--prompts", &at("long.jsonl"), "--out", &at("long-answers.jsonl")]), 1);
     assert!(message.contains("1 of 2 prompts"), "{message}");
     let answers = std::fs::read_to_string(at("long-answers.jsonl")).unwrap();
-    assert!(answers.contains("the context holds 32") && answers.contains(alone.trim_end().split('\n').next().unwrap()));
+    let answers: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(answers[0]["error"].as_str().unwrap().contains("the context holds 32"), "{}", answers[0]);
+    assert_eq!(answers[1]["text"].as_str().unwrap(), alone.strip_suffix('\n').unwrap());
 
     // The report.
     succeeds(verve().args(["report", &at("run1"), "--out", &at("page.html")]));
