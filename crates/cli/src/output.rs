@@ -21,7 +21,9 @@ pub fn message(error: &anyhow::Error) -> String {
             || cause.is::<verve_tokenizer::Error>()
             || cause.is::<verve_model::ModelError>()
             || cause.is::<verve_engine::EngineError>()
-            || cause.is::<verve_train::TrainError>();
+            || cause.is::<verve_train::TrainError>()
+            || cause.is::<verve_chat::ChatError>()
+            || cause.is::<verve_hub::HubError>();
         if whole {
             break;
         }

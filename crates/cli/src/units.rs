@@ -95,6 +95,16 @@ pub fn logit_bias(text: &str) -> Result<(u32, f32), String> {
     Ok((id, number(bias, -1000.0, 1000.0, "a bias")?))
 }
 
+/// `NAME=JSON`; what is no JSON is a text.
+pub fn variable(text: &str) -> Result<(String, serde_json::Value), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=JSON, such as x=false"))?;
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Err(format!("{name:?} is no name of a variable"));
+    }
+    let value = serde_json::from_str(value).unwrap_or_else(|_| serde_json::Value::String(value.to_owned()));
+    Ok((name.to_owned(), value))
+}
+
 /// Bytes for people: `1.5 GiB`.
 pub fn bytes(n: u64) -> String {
     let names = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -153,6 +163,9 @@ mod tests {
         assert!(positive("nan").is_err());
         assert!(probability("0").is_err());
         assert_eq!(logit_bias("198=-5"), Ok((198, -5.0)));
+        assert_eq!(variable("a=false"), Ok(("a".to_owned(), serde_json::Value::Bool(false))));
+        assert_eq!(variable("a=b=c"), Ok(("a".to_owned(), "b=c".into())));
+        assert!(variable("a b=1").is_err() && variable("a").is_err());
         assert!(logit_bias("x").unwrap_err().contains("ID=BIAS"));
     }
 

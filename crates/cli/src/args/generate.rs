@@ -1,4 +1,4 @@
-//! Arguments of generation.
+//! Arguments of generation and chat.
 
 use std::path::PathBuf;
 
@@ -21,6 +21,22 @@ pub struct GenerateArgs {
     /// Where the answers to --prompts go, one JSON line each, in order
     #[arg(long, value_name = "FILE", requires = "prompts")]
     pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Show each token's log-probability and the N likeliest alternatives instead of streaming text
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0")]
+    pub logprobs: Option<usize>,
+    /// Sequences decoded together with --prompts
+    #[arg(long, value_name = "N", default_value = "16", value_parser = units::small_count)]
+    pub batch: usize,
+    /// Type of weights and activations [default: the model's own]
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+}
+
+/// How tokens are chosen and when an answer ends.
+#[derive(Debug, Clone, Args)]
+pub struct SamplingArgs {
     /// Most new tokens
     #[arg(short = 'n', long, value_name = "N", default_value = "200", value_parser = units::small_count)]
     pub max_tokens: usize,
@@ -54,16 +70,64 @@ pub struct GenerateArgs {
     /// The same seed gives the same text [default: drawn and shown]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Show each token's log-probability and the N likeliest alternatives instead of streaming text
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0")]
-    pub logprobs: Option<usize>,
     /// Go on past the end-of-text token
     #[arg(long)]
     pub ignore_eos: bool,
-    /// Sequences decoded together with --prompts
-    #[arg(long, value_name = "N", default_value = "16", value_parser = units::small_count)]
-    pub batch: usize,
-    /// Type of weights and activations [default: the model's own]
+}
+
+#[derive(Debug, Args)]
+#[command(mut_arg("max_tokens", |arg| arg.default_value("1024")))]
+#[command(
+    after_help = "In the chat:  /help /reset /system TEXT /save FILE /quit; a line that ends with \\ goes on in the next.\n\
+    Ctrl-C stops an answer, a second one the program. Where standard input is no terminal, each line is a message."
+)]
+pub struct ChatArgs {
+    /// Model: a folder, a GGUF file, a run, or a downloaded model's name (OWNER/NAME or NAME)
+    #[arg(long, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Answer this message and end
+    pub message: Option<String>,
+    /// Instructions for the whole conversation
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Chat template: a file, one of the model's own by name, or chatml, gemma, llama2, llama3, mistral, phi3, smollm2,
+    /// zephyr [default: the model's]
+    #[arg(long, value_name = "NAME|FILE")]
+    pub template: Option<String>,
+    /// A variable for the template, such as enable_thinking=false; may be given several times
+    #[arg(long, value_name = "NAME=JSON", value_parser = units::variable)]
+    pub variable: Vec<(String, serde_json::Value)>,
+    /// Print the exact text and ids that the model reads before each answer
+    #[arg(long)]
+    pub show_prompt: bool,
+    /// With --show-prompt: do not answer, and do not read the weights
+    #[arg(long, requires = "show_prompt")]
+    pub no_answer: bool,
+    /// Tokens of the whole conversation that there is room for [default: the model's, at most 4096]
+    #[arg(long, value_name = "N", value_parser = units::small_count)]
+    pub context: Option<usize>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Type of activations, and of weights that are not quantised [default: the model's own]
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Environment:  HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE, \
+    HF_HUB_DOWNLOAD_TIMEOUT, SSL_CERT_FILE, HTTPS_PROXY")]
+pub struct PullArgs {
+    /// Model of a hub: OWNER/NAME or OWNER/NAME@REVISION
+    #[arg(value_name = "OWNER/NAME[@REVISION]")]
+    pub model: String,
+    /// Only files that match, such as '*Q8_0.gguf'; may be given several times [default: configuration, tokenizer and the
+    /// safetensors weights or one GGUF file]
+    #[arg(long, value_name = "PATTERN")]
+    pub file: Vec<String>,
+    /// Write plain files into this folder [default: the cache that other programs of the hub share]
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// Show what would be downloaded, and end
+    #[arg(long)]
+    pub plan: bool,
 }

@@ -8,7 +8,7 @@ mod generate;
 mod text;
 mod train;
 
-pub use generate::GenerateArgs;
+pub use generate::{ChatArgs, GenerateArgs, PullArgs, SamplingArgs};
 pub use text::{Documents, InvalidText, TextArgs};
 pub use train::{Dtype, QuickstartArgs, TrainArgs};
 
@@ -44,6 +44,10 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Generate text from a model
     Generate(GenerateArgs),
+    /// Converse with a model in the terminal, with the model's own chat template
+    Chat(ChatArgs),
+    /// Download a model from a hub: resumed, checked, and kept where other programs look
+    Pull(PullArgs),
     /// Train, use and look into tokenizers
     #[command(subcommand)]
     Tokenizer(TokenizerCommand),

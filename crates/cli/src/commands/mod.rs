@@ -5,10 +5,12 @@ use anyhow::Result;
 use crate::args::{Command, Verve};
 
 mod bench;
+mod chat;
 mod doctor;
 mod generate;
 mod model;
 mod plan;
+mod pull;
 mod quickstart;
 mod report;
 mod sample_text;
@@ -24,6 +26,8 @@ pub fn run(args: Verve) -> Result<()> {
         Command::Quickstart(args) => quickstart::run(&machine, args),
         Command::Train(args) => train::run(&machine, *args),
         Command::Generate(args) => generate::run(&machine, args),
+        Command::Chat(args) => chat::run(&machine, args),
+        Command::Pull(args) => pull::run(args),
         Command::Tokenizer(command) => tokenizer::run(&machine, command),
         Command::Shard(args) => shard::run(&machine, args),
         Command::Plan(args) => plan::run(&machine, args),

@@ -16,6 +16,8 @@ use crate::units;
 
 /// A model on disk whose files have been checked; its weights are not read yet.
 pub struct Model {
+    /// The folder or the GGUF file.
+    pub path: PathBuf,
     /// Configuration and weights.
     pub checkpoint: ModelFile,
     /// What its ids mean.
@@ -41,7 +43,7 @@ impl Model {
                 folder.display()
             );
         }
-        Ok(Self { checkpoint, tokenizer })
+        Ok(Self { path: folder, checkpoint, tokenizer })
     }
 
     /// What the engine needs to know of the tokenizer, with the end-of-text ids that the model's own files name.
@@ -93,7 +95,7 @@ fn gguf_tokenizer(file: &GgufFile) -> Result<Tokenizer> {
 /// The folder with `config.json`, or the GGUF file, that `path` means.
 fn model_at(path: &Path) -> Result<PathBuf> {
     if !path.exists() {
-        bail!("there is no model at {}: give a run folder, a folder with config.json or a GGUF file", path.display());
+        return downloaded(path);
     }
     if path.is_file() {
         return Ok(path.to_owned());
@@ -108,6 +110,17 @@ fn model_at(path: &Path) -> Result<PathBuf> {
         "{} is no model: it has neither config.json (a model) nor config.toml (a run); give a run folder or a model folder",
         path.display()
     )
+}
+
+/// The downloaded model that a path means which does not exist: `OWNER/NAME` or `NAME`, with or without a revision.
+fn downloaded(path: &Path) -> Result<PathBuf> {
+    let name = path.to_str().unwrap_or_default();
+    let is_path =
+        path.is_absolute() || name.starts_with('.') || name.matches('/').count() > 1 || name.ends_with(".gguf");
+    if name.is_empty() || is_path {
+        bail!("there is no model at {}: give a run folder, a folder with config.json or a GGUF file", path.display());
+    }
+    Ok(verve_hub::resolve(name, &verve_hub::Settings::from_env()?)?)
 }
 
 /// Says how much memory the engine will take, by purpose, and refuses if it cannot be had.

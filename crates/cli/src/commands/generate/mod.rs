@@ -14,7 +14,7 @@ use verve_model::formats::FileType;
 
 use self::prompts::{Alternative, AnswerLine, PromptLine, TokenLine};
 use super::model::{Model, check_memory};
-use crate::args::{Dtype, GenerateArgs, MachineArgs};
+use crate::args::{Dtype, GenerateArgs, MachineArgs, SamplingArgs};
 use crate::device::{Device, OnBackend, on_backend};
 use crate::progress::{Progress, Unit};
 use crate::{interrupt, output};
@@ -25,7 +25,7 @@ mod prompts;
 const MAX_ROWS: usize = 256;
 
 pub fn run(machine: &MachineArgs, args: GenerateArgs) -> Result<()> {
-    let params = params(&args);
+    let params = SamplingParams { n_logprobs: args.logprobs, ..params(&args.sampling) };
     let (Some(prompts), Some(out)) = (args.prompts, args.out) else {
         return one(machine, &args.model, &args.prompt.unwrap_or_default(), params, args.dtype);
     };
@@ -54,11 +54,12 @@ pub fn one(
 }
 
 /// The type the weights are stored in.
-fn own_dtype(model: &Model) -> Result<Dtype> {
+pub fn own_dtype(model: &Model) -> Result<Dtype> {
     Ok(if model.checkpoint.dtype()? == FileType::Bf16 { Dtype::Bf16 } else { Dtype::F32 })
 }
 
-fn params(args: &GenerateArgs) -> SamplingParams {
+/// Sampling as the flags have it; no log-probabilities.
+pub fn params(args: &SamplingArgs) -> SamplingParams {
     SamplingParams {
         temperature: args.temperature,
         top_k: args.top_k,
@@ -71,7 +72,7 @@ fn params(args: &GenerateArgs) -> SamplingParams {
         stop: args.stop.clone(),
         seed: args.seed.unwrap_or_else(drawn_seed),
         max_tokens: args.max_tokens,
-        n_logprobs: args.logprobs,
+        n_logprobs: None,
         ignore_eos: args.ignore_eos,
     }
 }
