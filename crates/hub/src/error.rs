@@ -72,13 +72,23 @@ pub enum HubError {
         message: String,
     },
     /// No answer, or not to its end.
-    #[error("{what}: {message} ({attempts} attempt(s)); what is there is kept, the same command goes on from it")]
+    #[error("{what}: {message} ({attempts} attempt(s))")]
     Network {
         /// What was asked for.
         what: String,
         /// How often.
         attempts: u32,
         /// What happened.
+        message: String,
+    },
+    /// The hub cannot prove that it is who it says.
+    #[error(
+        "{endpoint} is not trusted: {message}; SSL_CERT_FILE can name a file of certificates to trust instead of the usual ones"
+    )]
+    Certificate {
+        /// The hub, or where it redirected to.
+        endpoint: String,
+        /// What is wrong.
         message: String,
     },
     /// An answer that makes no sense.
@@ -136,7 +146,7 @@ pub enum HubError {
         lock: PathBuf,
     },
     /// The caller asked to stop.
-    #[error("stopped; what is there is kept, the same command goes on from it")]
+    #[error("stopped")]
     Cancelled,
     /// The file system.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -166,6 +176,13 @@ pub enum HubError {
         /// What would help.
         command: String,
     },
+}
+
+impl HubError {
+    /// Whether the same download, started again, goes on from what is there.
+    pub fn can_go_on(&self) -> bool {
+        matches!(self, Self::Network { .. } | Self::Status { .. } | Self::Cancelled | Self::Io { .. })
+    }
 }
 
 fn shown(files: &[String]) -> String {

@@ -162,7 +162,13 @@ impl<'s> Http<'s> {
             if from > 0 {
                 request = request.header("range", format!("bytes={from}-"));
             }
-            let mut response = request.call().map_err(|error| network(explain(&error)))?;
+            let mut response = request.call().map_err(|error| match explain(&error) {
+                message if message.contains("certificate") => {
+                    let endpoint = url.authority().map_or_else(|| self.settings.endpoint.clone(), ToString::to_string);
+                    Failure::Final(HubError::Certificate { endpoint, message })
+                }
+                message => network(message),
+            })?;
             let status = response.status();
             if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
                 let Some(place) = header(response.headers(), "location") else {

@@ -32,6 +32,9 @@ pub fn run(args: PullArgs) -> Result<()> {
         progress.at(done, plan.bytes);
     });
     progress.finish();
+    if folder.as_ref().is_err_and(|error| error.can_go_on()) && done > 0 {
+        eprintln!("{} are there; the same command goes on from them", units::bytes(done));
+    }
     let folder = folder?;
     eprintln!("{} is there. Try it:  verve chat --model {}", repo, usable_name(&repo, &target, &folder));
     output::line(folder.display().to_string())
