@@ -187,7 +187,8 @@ fn expression() -> impl Strategy<Value = String> {
             (inner.clone(), inner.clone(), inner.clone()).prop_map(|(a, b, c)| format!("({a} if {b} else {c})")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}).g({b}) | h({a})")),
             inner.clone().prop_map(|a| format!("({a}) is not none")),
-            inner.clone().prop_map(|a| format!("not ({a})")),
+            // After an operator, a bare `not` is no expression (`a * not b`).
+            inner.clone().prop_map(|a| format!("(not ({a}))")),
             inner.prop_map(|a| format!("(-({a}))")),
         ]
     })
