@@ -78,6 +78,16 @@ pub fn temperature(text: &str) -> Result<f32, String> {
     number(text, 0.0, 100.0, "a temperature")
 }
 
+/// 0 to 100.
+pub fn from_0_to_100(text: &str) -> Result<f32, String> {
+    number(text, 0.0, 100.0, "a number")
+}
+
+/// 1 to 100.
+pub fn from_1_to_100(text: &str) -> Result<f32, String> {
+    number(text, 1.0, 100.0, "a number")
+}
+
 /// -100 to 100.
 pub fn penalty(text: &str) -> Result<f32, String> {
     number(text, -100.0, 100.0, "a penalty")

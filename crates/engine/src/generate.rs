@@ -367,7 +367,7 @@ impl<'a> Run<'a, '_> {
         let request = segment.request;
         let Some(active) = &mut self.active[segment.slot] else { panic!("slot {} is empty", segment.slot) };
         let index = active.n_generated;
-        let sampled = match self.sampler.sample(logits, active.params, &active.history, &active.draws, index) {
+        let sampled = match self.sampler.sample(logits, active.params, &active.history, &active.draws, index, None) {
             Ok(sampled) => sampled,
             Err(error) => {
                 self.report_end(Event::Failed { request, error });
@@ -376,10 +376,10 @@ impl<'a> Run<'a, '_> {
             }
         };
         let (id, logprob, alternatives) = (sampled.id, sampled.logprob, sampled.alternatives);
+        active.history.push(id, sampled.surprise);
         self.totals.n_generated += 1;
         active.n_generated += 1;
         active.last = id;
-        active.history.push(id);
         let ends_text = self.batch.vocabulary.ends_text(id) && !active.params.ignore_eos;
         // A token that ends the text is not part of it.
         let bytes = if ends_text { &[] } else { self.batch.vocabulary.bytes(id) };

@@ -125,18 +125,18 @@ fn expected(request: &Request, n_ctx: usize) -> Record {
     let mut record = Record::default();
     let mut sampler = Sampler::new(&vocabulary);
     let mut text = TextStream::new(Arc::new(StopSet::new(&params.stop)));
+    let mut history = History::new(params, &prompt);
     let reason = loop {
-        let mut history = History::new(params, &prompt);
-        tokens[prompt.len()..].iter().for_each(|&id| history.push(id));
         let n_generated = tokens.len() - prompt.len();
         let logits = logits_after(&tokens);
-        let sampled = match sampler.sample(&logits, params, &history, &draws(params.seed), n_generated) {
+        let sampled = match sampler.sample(&logits, params, &history, &draws(params.seed), n_generated, None) {
             Ok(sampled) => sampled,
             Err(error) => {
                 record.error = Some(error.to_string());
                 return record;
             }
         };
+        history.push(sampled.id, sampled.surprise);
         let ends = sampled.id == END && !params.ignore_eos;
         let piece = text.push(if ends { b"" } else { vocabulary.bytes(sampled.id) });
         let alternatives = sampled.alternatives.iter().map(|t| (t.id, t.logprob.to_bits())).collect();

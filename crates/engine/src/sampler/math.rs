@@ -68,6 +68,67 @@ pub(crate) fn sum_exp(values: &[f32], max: f32) -> f64 {
     sums.iter().sum()
 }
 
+/// The natural logarithm of a positive number that is not subnormal, within a few units in the last place; minus infinity
+/// for smaller ones. As for [`exp`], every machine gives the same bits.
+pub(crate) fn ln(x: f64) -> f64 {
+    if x < f64::MIN_POSITIVE {
+        return f64::NEG_INFINITY;
+    }
+    // x = 2^n m with m from 1/sqrt(2) to sqrt(2), and ln(m) = 2 artanh(s) with |s| < 0.172.
+    const MANTISSA: u64 = (1 << 52) - 1;
+    const HALF_SQRT2: u64 = std::f64::consts::FRAC_1_SQRT_2.to_bits() & MANTISSA;
+    let bits = x.to_bits();
+    let halve = u64::from(bits & MANTISSA >= HALF_SQRT2);
+    let n = (bits >> 52) as f64 - 1023.0 + halve as f64;
+    let m = f64::from_bits(bits & MANTISSA | (1023 - halve) << 52);
+    let s = (m - 1.0) / (m + 1.0);
+    let square = s * s;
+    // 2 s (1 + s^2/3 + s^4/5 + ...): the last term is below half a unit of the first.
+    let series = (1..12).rev().fold(0.0, |sum, k| (sum + 1.0 / f64::from(2 * k + 1)) * square);
+    n * std::f64::consts::LN_2 + 2.0 * s * (1.0 + series)
+}
+
+/// The standard deviation of the finite values, of all of them at once (not of a sample); 0 when there are none.
+pub(crate) fn deviation(values: &[f32]) -> f64 {
+    let mean_of = |term: &dyn Fn(f32) -> f64| {
+        let mut sum = 0.0;
+        let mut n = 0usize;
+        for chunk in values.chunks(LANES) {
+            let finite = chunk.iter().filter(|value| value.is_finite());
+            n += finite.clone().count();
+            sum += finite.map(|&value| term(value)).sum::<f64>();
+        }
+        sum / n.max(1) as f64
+    };
+    let mean = mean_of(&f64::from);
+    mean_of(&|value| (f64::from(value) - mean).powi(2)).sqrt()
+}
+
+/// The first place that holds `value`.
+pub(crate) fn first_of(values: &[f32], value: f32) -> Option<u32> {
+    const WIDE: usize = 4 * LANES;
+    let holds = |chunk: &[f32]| chunk.iter().fold(false, |found, &other| found | (other == value));
+    let chunk = values.chunks(WIDE).position(holds)?;
+    let place = values[chunk * WIDE..].iter().position(|&other| other == value)?;
+    Some((chunk * WIDE + place) as u32)
+}
+
+/// Sets the logits of ids that a bit mask does not allow to minus infinity: bit `id % 32` of word `id / 32`.
+pub(crate) fn rule_out(logits: &mut [f32], allowed: &[u32]) {
+    let words = allowed.iter().copied().chain(std::iter::repeat(0));
+    for (group, word) in logits.chunks_mut(32).zip(words) {
+        match word {
+            u32::MAX => {}
+            0 => group.fill(f32::NEG_INFINITY),
+            word => {
+                for (bit, logit) in group.iter_mut().enumerate() {
+                    *logit = if word >> bit & 1 == 1 { *logit } else { f32::NEG_INFINITY };
+                }
+            }
+        }
+    }
+}
+
 /// A number that is greater for a greater `value`, and for the lower `id` of equal values. `value` is not NaN; the two
 /// zeros are equal.
 pub(crate) fn rank(value: f32, id: u32) -> u64 {
@@ -101,6 +162,54 @@ mod tests {
         assert_eq!(exp(-1e30), 0.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert!(exp(-86.999) > 0.0);
+    }
+
+    #[test]
+    fn ln_is_exact_to_the_last_places() {
+        let mut x = 1e-300;
+        while x < 1e300 {
+            let (found, exact) = (ln(x), x.ln());
+            assert!((found - exact).abs() <= 4.0 * f64::EPSILON * exact.abs().max(0.25), "{x}: {found}, not {exact}");
+            x *= 1.371;
+        }
+        for x in [1.0 - 1e-9, 1.0 + 1e-9, std::f64::consts::SQRT_2, std::f64::consts::FRAC_1_SQRT_2, 2.0, 49_152.0] {
+            assert!((ln(x) / x.ln() - 1.0).abs() < 1e-15, "{x}");
+        }
+        assert_eq!(ln(1.0), 0.0);
+        assert_eq!(ln(0.0), f64::NEG_INFINITY);
+    }
+
+    #[test]
+    fn deviation_leaves_out_what_is_not_finite() {
+        let inf = f32::INFINITY;
+        assert_eq!(deviation(&[1.0, -inf, 3.0]), 1.0);
+        assert_eq!(deviation(&[]), 0.0);
+        assert_eq!(deviation(&[-inf]), 0.0);
+        let values: Vec<f32> = (0..100).map(|i| (i * i % 17) as f32 + 1e6).collect();
+        let exact = |f: &dyn Fn(f64) -> f64| values.iter().map(|&v| f(f64::from(v))).sum::<f64>() / 100.0;
+        let mean = exact(&|v| v);
+        assert!((deviation(&values) - exact(&|v| (v - mean).powi(2)).sqrt()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn first_of_is_the_first_of_many() {
+        for len in [1, 63, 64, 65, 200] {
+            for place in 0..len {
+                let mut values = vec![0.0f32; len];
+                values[place] = 2.0;
+                values[len - 1] = 2.0;
+                assert_eq!(first_of(&values, 2.0), Some(place as u32));
+            }
+        }
+        assert_eq!(first_of(&[1.0], 2.0), None);
+    }
+
+    #[test]
+    fn a_mask_rules_out_zeros_and_what_is_behind_it() {
+        let mut logits = vec![1.0f32; 150];
+        rule_out(&mut logits, &[u32::MAX, 0, 0b101, 1 << 31]);
+        let left: Vec<usize> = (0..150).filter(|&id| logits[id] == 1.0).collect();
+        assert_eq!(left, (0..32).chain([64, 66, 127]).collect::<Vec<_>>());
     }
 
     #[test]

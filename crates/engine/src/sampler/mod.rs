@@ -1,12 +1,15 @@
 //! From logits to a token.
 
+mod dry;
+mod filters;
 mod history;
 mod math;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use dry::MAX_REPEAT;
 pub use history::History;
-use math::{exp, maximum, rank, ranked_id, sum, sum_exp};
+use math::{exp, first_of, ln, maximum, rank, ranked_id, sum_exp};
 use verve_model::rng::Stream;
 use verve_ops::Real;
 
@@ -32,6 +35,8 @@ pub struct Sampled<'a> {
     pub logprob: Option<f32>,
     /// The likeliest tokens, likeliest first, if asked for.
     pub alternatives: &'a [TokenLogprob],
+    /// With mirostat: minus the binary logarithm of its probability in the draw, for [`History::push`].
+    pub surprise: Option<f32>,
 }
 
 /// The random numbers of a request: the token at place `n` of an answer uses number `n`.
@@ -45,28 +50,61 @@ pub fn draws(seed: u64) -> Stream {
 /// Order of operations:
 ///
 /// 1. Log-probabilities, if asked for, are taken from the model's logits as they are, over all of the model's rows.
-/// 2. Ids that the vocabulary does not have or excludes are ruled out.
+/// 2. Ids that the vocabulary does not have or excludes, or that are not allowed at this place, are ruled out.
 /// 3. Repetition penalty on the tokens of prompt and answer (as transformers does it): `l / p` for `l > 0`, else `l p`.
 /// 4. Presence and frequency penalty on the tokens of the answer (as the OpenAI API does it):
 ///    `l - presence - count frequency`.
-/// 5. Logit bias.
-/// 6. Temperature: `l / t`. Temperature 0 takes the greatest logit and is done.
-/// 7. Top-k. 8. Top-p, on the distribution over what top-k left. 9. Min-p.
-/// 10. The draw: the first id, in order of ids, at which the sum of the probabilities left exceeds the random number.
+/// 5. DRY, on tokens that would go on with a repetition (as text-generation-webui does it):
+///    `l - multiplier base^(n - allowed_length)` for a token that would make a repetition of `n >= allowed_length` tokens
+///    one longer. The repetition is the longest end of prompt and answer, of at most 50 tokens, that also stands earlier
+///    within the range before that token. It holds no breaker: it begins behind the last token at which one of the
+///    breaking texts is complete, and behind the last token without text (a special token). Tokens whose own text holds a
+///    breaker, or that have none, are never penalised.
+/// 6. Logit bias.
+/// 7. Temperature: `l / t`. Temperature 0 takes the greatest logit and is done.
+/// 8. Mirostat, if set, in place of 9 to 13: keeps the tokens that are at most `mu` bits surprising, at least the
+///    likeliest. `mu` begins as `2 tau`; a token with `s` bits in the draw moves it by `eta (tau - s)`.
+/// 9. Top-n-sigma: keeps logits within `n` standard deviations of the greatest. The deviation is that of the model's
+///    logits as they are, of all ids of the vocabulary, over the temperature; neither penalties nor bans move it.
+/// 10. Top-k. 11. Top-p, 12. min-p and 13. typical, each on the distribution over what the steps before left. (Min-p is
+///     relative to the likeliest token, which no step takes away.) Typical keeps the tokens whose surprise is nearest to
+///     the distribution's entropy: the fewest that have the probability together, and those exactly as near as the last.
+/// 14. The draw: the first id, in order of ids, at which the sum of the probabilities left exceeds the random number.
 ///
 /// Wherever tokens are ordered, equal logits are ordered by id, the lower first.
 #[derive(Debug, Clone)]
 pub struct Sampler {
-    /// Number of ids that may be sampled.
-    n_valid: usize,
-    excluded: Vec<u32>,
+    vocabulary: Vocabulary,
     /// The model's logits; then those of valid ids, changed.
     logits: Vec<f32>,
     /// `e^(logit - max)`, of valid ids; 0 for those that the filters leave out.
     weights: Vec<f32>,
     /// Ranks of the likeliest tokens, or of those that the filters keep.
     ranks: Vec<u64>,
+    /// By id: tokens of the repetition that it would go on with. All 0 between calls.
+    repeats: Vec<u8>,
+    /// Of the last tokens.
+    text: Vec<u8>,
     alternatives: Vec<TokenLogprob>,
+}
+
+/// The model's distribution.
+#[derive(Debug, Clone, Copy)]
+struct Softmax {
+    /// Of all rows.
+    max: f32,
+    /// Logarithm of the sum of `e^(logit - max)`.
+    log_sum: f64,
+}
+
+impl Softmax {
+    fn new(logits: &[f32], max: f32) -> Self {
+        Self { max, log_sum: ln(sum_exp(logits, max)) }
+    }
+
+    fn logprob(self, logit: f32) -> f32 {
+        (f64::from(logit) - f64::from(self.max) - self.log_sum) as f32
+    }
 }
 
 impl Sampler {
@@ -74,22 +112,24 @@ impl Sampler {
     pub fn new(vocabulary: &Vocabulary) -> Self {
         let n_valid = vocabulary.n_vocab();
         Self {
-            n_valid,
-            excluded: vocabulary.excluded().to_vec(),
+            vocabulary: vocabulary.clone(),
             logits: Vec::with_capacity(n_valid),
             weights: Vec::with_capacity(n_valid),
             ranks: Vec::with_capacity(n_valid),
+            repeats: vec![0; n_valid],
+            text: Vec::new(),
             alternatives: Vec::new(),
         }
     }
 
-    /// Bytes that a sampler for `n_vocab` ids takes.
+    /// Bytes that a sampler for `n_vocab` ids takes, if their texts have eight bytes on average.
     pub fn bytes(n_vocab: usize) -> usize {
-        n_vocab * (2 * size_of::<f32>() + size_of::<u64>())
+        n_vocab * (2 * size_of::<f32>() + size_of::<u64>() + size_of::<u8>() + size_of::<usize>() + 8)
     }
 
     /// Chooses the token at place `index` of an answer, counted from 0, from the model's logits, one for each of its
-    /// rows. `draws` is that of [`draws`] for the request's seed.
+    /// rows. `draws` is that of [`draws`] for the request's seed. `allowed` says which ids may be chosen here: bit
+    /// `id % 32` of word `id / 32`, and none behind its end; `None` allows all.
     ///
     /// # Errors
     /// [`EngineError::BadLogit`] for a logit that is not a number or plus infinity, [`EngineError::NothingLeft`].
@@ -103,190 +143,124 @@ impl Sampler {
         history: &History,
         draws: &Stream,
         index: usize,
+        allowed: Option<&[u32]>,
     ) -> Result<Sampled<'_>, EngineError> {
-        assert!(logits.len() >= self.n_valid, "{} logits for {} ids", logits.len(), self.n_valid);
+        let max = self.read(logits, index)?;
+        let n_valid = self.vocabulary.n_vocab();
+        // The model's own numbers, before they are changed.
+        let softmax = params.n_logprobs.map(|_| Softmax::new(&self.logits, max));
+        let sigmas = (params.top_n_sigma > 0.0)
+            .then(|| (f64::from(params.top_n_sigma) * math::deviation(&self.logits[..n_valid])) as f32);
+        self.keep_valid();
+        self.alternatives.clear();
+        if let (Some(n), Some(softmax)) = (params.n_logprobs, softmax) {
+            self.find_alternatives(n, softmax);
+        }
+        if let Some(allowed) = allowed {
+            math::rule_out(&mut self.logits, allowed);
+        }
+        self.penalise(params, history);
+        let max = maximum(&self.logits).ok_or_else(|| bad_logit(&self.logits, index))?;
+        let nothing_left = EngineError::NothingLeft { n_generated: index };
+        let chosen = if max == f32::NEG_INFINITY {
+            None
+        } else if params.temperature == 0.0 {
+            first_of(&self.logits, max).map(|id| (id, None))
+        } else {
+            self.weigh(params, max, sigmas);
+            self.filter(params, history);
+            filters::draw(&self.weights, draws.uniform(index as u64)).map(|id| (id, self.surprise(id, history)))
+        };
+        let Some((id, surprise)) = chosen else { return Err(nothing_left) };
+        let logprob = softmax.map(|softmax| softmax.logprob(logits[id as usize].to_f32()));
+        Ok(Sampled { id, logprob, alternatives: &self.alternatives, surprise })
+    }
+
+    /// The model's own log-probability of a given token, and the `n` likeliest tokens, likeliest first: what
+    /// [`Sampler::sample`] reports when it chooses that token.
+    ///
+    /// # Errors
+    /// [`EngineError::BadLogit`] for a logit that is not a number or plus infinity.
+    ///
+    /// # Panics
+    /// When there are fewer logits than ids, or none of `id`.
+    pub fn logprobs_of<R: Real>(
+        &mut self,
+        logits: &[R],
+        id: u32,
+        n: usize,
+    ) -> Result<(f32, &[TokenLogprob]), EngineError> {
+        let max = self.read(logits, 0)?;
+        let softmax = Softmax::new(&self.logits, max);
+        let logprob = softmax.logprob(self.logits[id as usize]);
+        self.keep_valid();
+        self.alternatives.clear();
+        self.find_alternatives(n, softmax);
+        Ok((logprob, &self.alternatives))
+    }
+
+    /// Takes over all rows' logits and returns the greatest.
+    fn read<R: Real>(&mut self, logits: &[R], n_generated: usize) -> Result<f32, EngineError> {
+        let n_valid = self.vocabulary.n_vocab();
+        assert!(logits.len() >= n_valid, "{} logits for {n_valid} ids", logits.len());
         self.logits.clear();
         self.logits.extend(logits.iter().map(|logit| logit.to_f32()));
-        let max = maximum(&self.logits).ok_or_else(|| bad_logit(&self.logits, index))?;
-        // The model's own numbers, before they are changed.
-        let log_sum = params.n_logprobs.map(|_| sum_exp(&self.logits, max).ln());
-        let logprob = |logit: f32, log_sum: f64| (f64::from(logit) - f64::from(max) - log_sum) as f32;
-        self.logits.truncate(self.n_valid);
-        for &id in &self.excluded {
+        maximum(&self.logits).ok_or_else(|| bad_logit(&self.logits, n_generated))
+    }
+
+    /// Rules out what the vocabulary does not have or excludes.
+    fn keep_valid(&mut self) {
+        self.logits.truncate(self.vocabulary.n_vocab());
+        for &id in self.vocabulary.excluded() {
             self.logits[id as usize] = f32::NEG_INFINITY;
         }
-        self.alternatives.clear();
-        if let (Some(n), Some(log_sum)) = (params.n_logprobs, log_sum) {
-            self.find_alternatives(n, |logit| logprob(logit, log_sum));
-        }
-        let id = self.choose(params, history, draws, index)?;
-        let logprob = log_sum.map(|log_sum| logprob(logits[id as usize].to_f32(), log_sum));
-        Ok(Sampled { id, logprob, alternatives: &self.alternatives })
     }
 
     /// The `n` likeliest tokens.
-    fn find_alternatives(&mut self, n: usize, logprob: impl Fn(f32) -> f32) {
+    fn find_alternatives(&mut self, n: usize, softmax: Softmax) {
+        if n == 0 {
+            return;
+        }
         self.rank_all();
-        keep_best(&mut self.ranks, n);
+        filters::keep_best(&mut self.ranks, n);
         self.ranks.sort_unstable_by(|a, b| b.cmp(a));
         for &rank in &self.ranks {
             let id = ranked_id(rank);
             let logit = self.logits[id as usize];
             if logit > f32::NEG_INFINITY {
-                self.alternatives.push(TokenLogprob { id, logprob: logprob(logit) });
+                self.alternatives.push(TokenLogprob { id, logprob: softmax.logprob(logit) });
             }
         }
     }
 
-    /// Steps 3 to 10.
-    fn choose(
-        &mut self,
-        params: &SamplingParams,
-        history: &History,
-        draws: &Stream,
-        index: usize,
-    ) -> Result<u32, EngineError> {
+    /// Steps 3 to 6.
+    fn penalise(&mut self, params: &SamplingParams, history: &History) {
         history.penalise(params, &mut self.logits);
+        if let Some(tokens) = history.tokens() {
+            self.penalise_repeats(params, tokens);
+        }
         for &(id, bias) in &params.logit_bias {
             if let Some(logit) = self.logits.get_mut(id as usize) {
                 *logit += bias;
             }
         }
-        let max = maximum(&self.logits).ok_or_else(|| bad_logit(&self.logits, index))?;
-        if max == f32::NEG_INFINITY {
-            return Err(EngineError::NothingLeft { n_generated: index });
-        }
-        if params.temperature == 0.0 {
-            let best = self.logits.iter().position(|&logit| logit == max);
-            return best.map(|id| id as u32).ok_or(EngineError::NothingLeft { n_generated: index });
-        }
+    }
+
+    /// Steps 7 and 9: logits relative to the greatest over the temperature, and their exponentials.
+    fn weigh(&mut self, params: &SamplingParams, max: f32, sigmas: Option<f32>) {
+        let least = sigmas.map_or(f32::NEG_INFINITY, |sigmas| -sigmas);
         self.weights.clear();
-        for logit in &mut self.logits {
-            *logit = (*logit - max) / params.temperature;
-            self.weights.push(exp(*logit));
-        }
-        if self.filter(params) {
-            self.weights.fill(0.0);
-            for &rank in &self.ranks {
-                let id = ranked_id(rank) as usize;
-                self.weights[id] = exp(self.logits[id]);
-            }
-        }
-        if params.min_p > 0.0 {
-            let least = params.min_p.ln();
-            for (weight, &logit) in self.weights.iter_mut().zip(&self.logits) {
-                *weight = if logit >= least { *weight } else { 0.0 };
-            }
-        }
-        draw(&self.weights, draws.uniform(index as u64)).ok_or(EngineError::NothingLeft { n_generated: index })
-    }
-
-    /// Top-k and top-p: leaves in `ranks` what they keep. False when they keep everything; `ranks` is then not set.
-    fn filter(&mut self, params: &SamplingParams) -> bool {
-        let limits_k = params.top_k > 0 && params.top_k < self.n_valid;
-        if limits_k {
-            self.rank_all();
-            keep_best(&mut self.ranks, params.top_k);
-        }
-        if params.top_p >= 1.0 {
-            return limits_k;
-        }
-        let wanted = if limits_k {
-            let total: f64 = self.ranks.iter().map(|&rank| self.weight(rank)).sum();
-            f64::from(params.top_p) * total
-        } else {
-            let total = sum(&self.weights);
-            // Tokens lighter than this have together less than half of the weight that top-p leaves out, and are the
-            // lightest: the others are enough.
-            let negligible = 0.5 * (1.0 - f64::from(params.top_p)) * total / self.n_valid as f64;
-            let ids = (0..).zip(&self.logits).zip(&self.weights);
-            self.ranks.clear();
-            self.ranks.extend(
-                ids.filter(|&(_, &weight)| f64::from(weight) >= negligible).map(|((id, &logit), _)| rank(logit, id)),
-            );
-            f64::from(params.top_p) * total
-        };
-        self.keep_nucleus(wanted);
-        true
-    }
-
-    /// Keeps the fewest best ranks that together weigh `wanted`. Sorts only as far as needed.
-    fn keep_nucleus(&mut self, wanted: f64) {
-        let mut sum = 0.0;
-        let mut sorted = 0;
-        let mut group = 64;
-        while sorted < self.ranks.len() {
-            let rest = &mut self.ranks[sorted..];
-            let n = group.min(rest.len());
-            if n < rest.len() {
-                rest.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
-            }
-            rest[..n].sort_unstable_by(|a, b| b.cmp(a));
-            for place in sorted..sorted + n {
-                sum += self.weight(self.ranks[place]);
-                if sum >= wanted {
-                    self.ranks.truncate(place + 1);
-                    return;
-                }
-            }
-            sorted += n;
-            group *= 4;
-        }
-    }
-
-    fn weight(&self, rank: u64) -> f64 {
-        f64::from(self.weights[ranked_id(rank) as usize])
+        self.weights.extend(self.logits.iter_mut().map(|logit| {
+            let below = *logit - max;
+            *logit = if below >= least { below / params.temperature } else { f32::NEG_INFINITY };
+            exp(*logit)
+        }));
     }
 
     fn rank_all(&mut self) {
         self.ranks.clear();
         self.ranks.extend((0..).zip(&self.logits).map(|(id, &logit)| rank(logit, id)));
     }
-}
-
-/// Keeps the `n` greatest, in any order.
-fn keep_best(ranks: &mut Vec<u64>, n: usize) {
-    if n == 0 {
-        ranks.clear();
-    } else if n < ranks.len() {
-        ranks.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
-        ranks.truncate(n);
-    }
-}
-
-/// Weights that the draw adds up before it looks inside.
-const GROUP: usize = 256;
-
-/// The first id at which the sum of weights exceeds `uniform` of their total; `None` when all are 0.
-fn draw(weights: &[f32], uniform: f64) -> Option<u32> {
-    let total: f64 = weights.chunks(GROUP).map(sum).sum();
-    let target = uniform * total;
-    let mut before = 0.0;
-    for (first, group) in (0..).step_by(GROUP).zip(weights.chunks(GROUP)) {
-        let after = before + sum(group);
-        if after > target {
-            return draw_in_group(group, target - before).map(|place| first + place);
-        }
-        before = after;
-    }
-    // Rounding can leave the target at the total: then it is the last.
-    weights.iter().rposition(|&weight| weight > 0.0).map(|place| place as u32)
-}
-
-/// As [`draw`], with the target. Rounding can leave it at the group's sum: then it is the last.
-fn draw_in_group(group: &[f32], target: f64) -> Option<u32> {
-    let mut sum = 0.0;
-    let mut last = None;
-    for (place, &weight) in (0..).zip(group) {
-        if weight > 0.0 {
-            sum += f64::from(weight);
-            last = Some(place);
-            if sum > target {
-                break;
-            }
-        }
-    }
-    last
 }
 
 fn bad_logit(logits: &[f32], n_generated: usize) -> EngineError {

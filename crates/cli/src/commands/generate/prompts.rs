@@ -20,9 +20,18 @@ pub struct PromptLine {
     top_k: Option<usize>,
     top_p: Option<f32>,
     min_p: Option<f32>,
+    typical_p: Option<f32>,
+    top_n_sigma: Option<f32>,
+    mirostat_tau: Option<f32>,
+    mirostat_eta: Option<f32>,
     repetition_penalty: Option<f32>,
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
+    dry_multiplier: Option<f32>,
+    dry_base: Option<f32>,
+    dry_allowed_length: Option<usize>,
+    dry_breakers: Option<Vec<String>>,
+    dry_range: Option<usize>,
     logit_bias: Option<BTreeMap<u32, f32>>,
     stop: Option<Stop>,
     seed: Option<u64>,
@@ -47,9 +56,18 @@ impl PromptLine {
             top_k: self.top_k.unwrap_or(d.top_k),
             top_p: self.top_p.unwrap_or(d.top_p),
             min_p: self.min_p.unwrap_or(d.min_p),
+            typical_p: self.typical_p.unwrap_or(d.typical_p),
+            top_n_sigma: self.top_n_sigma.unwrap_or(d.top_n_sigma),
+            mirostat_tau: self.mirostat_tau.unwrap_or(d.mirostat_tau),
+            mirostat_eta: self.mirostat_eta.unwrap_or(d.mirostat_eta),
             repetition_penalty: self.repetition_penalty.unwrap_or(d.repetition_penalty),
             presence_penalty: self.presence_penalty.unwrap_or(d.presence_penalty),
             frequency_penalty: self.frequency_penalty.unwrap_or(d.frequency_penalty),
+            dry_multiplier: self.dry_multiplier.unwrap_or(d.dry_multiplier),
+            dry_base: self.dry_base.unwrap_or(d.dry_base),
+            dry_allowed_length: self.dry_allowed_length.unwrap_or(d.dry_allowed_length),
+            dry_breakers: self.dry_breakers.clone().unwrap_or(d.dry_breakers),
+            dry_range: self.dry_range.unwrap_or(d.dry_range),
             logit_bias: self
                 .logit_bias
                 .as_ref()
@@ -147,12 +165,15 @@ mod tests {
     fn a_line_replaces_only_what_it_names() {
         let defaults = SamplingParams { temperature: 0.8, seed: 3, stop: vec!["x".into()], ..Default::default() };
         let line: PromptLine = serde_json::from_str(
-            r#"{"prompt": "a", "temperature": 0, "stop": "\n", "logit_bias": {"5": -2.5}, "max_tokens": 4}"#,
+            r#"{"prompt": "a", "temperature": 0, "stop": "\n", "logit_bias": {"5": -2.5}, "max_tokens": 4,
+                "typical_p": 0.9, "dry_multiplier": 0.8, "dry_breakers": ["\n\n"]}"#,
         )
         .unwrap();
         let params = line.params(&defaults);
         assert_eq!((params.temperature, params.seed, params.max_tokens), (0.0, 3, 4));
         assert_eq!(params.stop, ["\n"]);
+        assert_eq!((params.typical_p, params.dry_multiplier, params.dry_base), (0.9, 0.8, 1.75));
+        assert_eq!(params.dry_breakers, ["\n\n"]);
         assert_eq!(params.logit_bias, [(5, -2.5)]);
     }
 
