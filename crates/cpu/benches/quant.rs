@@ -12,7 +12,7 @@ use half::bf16;
 use verve_cpu::simd::ceilings::Ceilings;
 use verve_cpu::{CpuBackend, CpuBuf, CpuElem, Isa};
 use verve_ops::args::{InferEpilogue, LinearPrepared};
-use verve_ops::quant::QuantKind;
+use verve_ops::quant::{ActivationPrecision, QuantKind};
 use verve_ops::{Backend, BackendError, InferBackend, LinearShape};
 use verve_testkit::Data;
 use verve_testkit::quant::QuantWeight;
@@ -34,8 +34,9 @@ fn inputs<E: CpuElem>(rows: usize) -> Result<(CpuBuf<E>, CpuBuf<E>), BackendErro
 fn kind<E: CpuElem>(c: &mut Criterion, backend: &CpuBackend<E>, kind: QuantKind) -> Result<(), BackendError> {
     let weight = QuantWeight::random(&mut Data::new(2), &[(kind, D_OUT)], D_IN);
     let bytes = backend.prepared_quantized_bytes(&weight.sizes(), D_IN);
-    let weights: Vec<_> =
-        (0..TOTAL / bytes).map(|_| backend.prepare_quantized(&weight.parts(), D_IN)).collect::<Result<_, _>>()?;
+    let weights: Vec<_> = (0..TOTAL / bytes)
+        .map(|_| backend.prepare_quantized(&weight.parts(), D_IN, ActivationPrecision::Exact))
+        .collect::<Result<_, _>>()?;
     let mut group = c.benchmark_group("quant");
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
     group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(500));

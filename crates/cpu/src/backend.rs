@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use verve_ops::args::*;
-use verve_ops::quant::{QuantKind, QuantPart};
+use verve_ops::quant::{ActivationPrecision, QuantKind, QuantPart};
 use verve_ops::{Backend, BackendError, Element, InferBackend, LinearShape};
 
 use crate::buffer::CpuBuf;
@@ -215,8 +215,13 @@ impl<E: CpuElem> InferBackend for CpuBackend<E> {
         gemm::prepared_bytes(self, d_out, d_in)
     }
 
-    fn prepare_quantized(&self, parts: &[QuantPart<'_>], d_in: usize) -> Result<PackedWeight<E>, BackendError> {
-        gemm::prepare_quantized(self, parts, d_in)
+    fn prepare_quantized(
+        &self,
+        parts: &[QuantPart<'_>],
+        d_in: usize,
+        precision: ActivationPrecision,
+    ) -> Result<PackedWeight<E>, BackendError> {
+        gemm::prepare_quantized(self, parts, d_in, precision)
     }
 
     fn prepared_quantized_bytes(&self, parts: &[(QuantKind, usize)], d_in: usize) -> usize {

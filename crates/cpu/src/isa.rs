@@ -114,6 +114,12 @@ impl Isa {
         Isa { features: Features { bf16_dot: false, ..self.features }, ..self }
     }
 
+    /// The same without the AVX512-VNNI instructions. Results do not change.
+    #[must_use]
+    pub fn without_vnni(self) -> Isa {
+        Isa { features: Features { vnni: false, ..self.features }, ..self }
+    }
+
     /// The level.
     pub fn level(self) -> SimdLevel {
         self.level

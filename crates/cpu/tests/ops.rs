@@ -26,8 +26,17 @@ macro_rules! families {
 families!(
     moves round sum_squares embed norm head_norm scaled_sum linear linear_backward activation rope attention
     attention_backward head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached rows_are_independent
-    quantized_products quantized_rows_are_independent quantized_embed quantized_damaged wrong_sizes ids_out_of_range
+    quantized_products quantized_rows_are_independent quantized_embed quantized_damaged int8_products int8_hostile wrong_sizes
+    ids_out_of_range
 );
+
+/// Integer products are exact with and without the instruction for them.
+#[test]
+fn int8_without_vnni() {
+    let isa = Isa::detect().without_vnni();
+    ops_suite::int8_products(&backend::<f32>(1, isa));
+    ops_suite::int8_hostile(&backend::<bf16>(2, isa));
+}
 
 #[test]
 fn threads_f32() {

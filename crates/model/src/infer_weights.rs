@@ -1,6 +1,6 @@
 //! Weights prepared for generation.
 
-use verve_ops::quant::{QuantKind, QuantPart};
+use verve_ops::quant::{ActivationPrecision, QuantKind, QuantPart};
 use verve_ops::{Backend, InferBackend};
 
 use crate::config::ModelConfig;
@@ -73,16 +73,18 @@ impl<B: InferBackend> InferWeights<B> {
         config: &ModelConfig,
         fill: impl FnMut(&ParamSpec, &mut Elems<B>) -> Result<(), ModelError>,
     ) -> Result<Self, ModelError> {
-        Self::build_quantized(backend, config, |_| Ok(None), fill)
+        Self::build_quantized(backend, config, ActivationPrecision::Exact, |_| Ok(None), fill)
     }
 
-    /// As [`InferWeights::build`]; where `blocks` has a weight matrix in blocks, they are taken as they are.
+    /// As [`InferWeights::build`]; where `blocks` has a weight matrix in blocks, they are taken as they are. `precision` is
+    /// that of products with such weights.
     ///
     /// # Errors
     /// Out of memory, or the first error of `blocks` or `fill`.
     pub fn build_quantized(
         backend: &B,
         config: &ModelConfig,
+        precision: ActivationPrecision,
         mut blocks: impl FnMut(&ParamSpec) -> Result<Option<Vec<QuantRows>>, ModelError>,
         mut fill: impl FnMut(&ParamSpec, &mut Elems<B>) -> Result<(), ModelError>,
     ) -> Result<Self, ModelError> {
@@ -90,7 +92,7 @@ impl<B: InferBackend> InferWeights<B> {
             let plain = InferTensor::<B>::is_plain(&spec);
             if !plain && let Some(rows) = blocks(&spec)? {
                 let parts: Vec<QuantPart<'_>> = rows.iter().map(QuantRows::as_part).collect();
-                return Ok(InferTensor::Prepared(backend.prepare_quantized(&parts, spec.shape[1])?));
+                return Ok(InferTensor::Prepared(backend.prepare_quantized(&parts, spec.shape[1], precision)?));
             }
             let mut buffer = backend.alloc(spec.len())?;
             fill(&spec, &mut buffer)?;

@@ -8,6 +8,7 @@ use verve_cpu::{CpuBackend, Isa};
 use verve_model::formats::GgufModel;
 use verve_model::{InferStep, KvCache, StepBatch, StepLimits, infer_step};
 use verve_ops::KV_BLOCK;
+use verve_ops::quant::ActivationPrecision;
 use verve_testkit::Golden;
 
 /// The file, if it is there.
@@ -29,7 +30,7 @@ fn agrees(name: &str) {
     let model = GgufModel::open(&path).unwrap();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let backend = CpuBackend::<f32>::new(threads, Isa::detect()).unwrap();
-    let weights = model.infer_weights(&backend).unwrap();
+    let weights = model.infer_weights(&backend, ActivationPrecision::Exact).unwrap();
     let config = model.config();
     let limits = StepLimits { max_rows: 64, max_sequences: 1, max_blocks: 2 };
     let mut ws = InferStep::new(&backend, config, limits).unwrap();

@@ -12,7 +12,7 @@
 //!   [`Backend::sum_squares`] or [`Backend::synchronize`] returns the error.
 
 use crate::args::*;
-use crate::quant::{QuantKind, QuantPart};
+use crate::quant::{ActivationPrecision, QuantKind, QuantPart};
 use crate::{BackendError, Element, LinearShape, Real};
 
 /// A linear array of elements in a backend's memory.
@@ -129,12 +129,17 @@ pub trait InferBackend: Backend {
     fn prepare(&self, weight: &Self::Buf<Self::Elem>, d_out: usize, d_in: usize) -> Result<Self::Weight, BackendError>;
     /// Bytes that a prepared weight `[d_out, d_in]` takes.
     fn prepared_bytes(&self, d_out: usize, d_in: usize) -> usize;
-    /// Repacks a quantised weight: the rows of all parts one below the other, `d_in` values each. Operations with it
-    /// compute with the dequantised weights in `f32`, whatever `Elem` is.
+    /// Repacks a quantised weight: the rows of all parts one below the other, `d_in` values each. Products with it compute
+    /// as `precision` says, in `f32` whatever `Elem` is; look-ups give the dequantised weights.
     ///
     /// # Panics
     /// As [`check_parts`](crate::quant::check_parts): files are checked before.
-    fn prepare_quantized(&self, parts: &[QuantPart<'_>], d_in: usize) -> Result<Self::Weight, BackendError>;
+    fn prepare_quantized(
+        &self,
+        parts: &[QuantPart<'_>],
+        d_in: usize,
+        precision: ActivationPrecision,
+    ) -> Result<Self::Weight, BackendError>;
     /// Bytes that a weight of such parts (format and rows) takes once prepared.
     fn prepared_quantized_bytes(&self, parts: &[(QuantKind, usize)], d_in: usize) -> usize;
 

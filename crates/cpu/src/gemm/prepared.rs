@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use verve_ops::BackendError;
 use verve_ops::args::{EmbedPrepared, InferEpilogue, LinearPrepared, Logits};
-use verve_ops::quant::{QuantKind, QuantPart, check_parts};
+use verve_ops::quant::{ActivationPrecision, QuantKind, QuantPart, check_parts};
 
 use super::finish::{Finish, FinishForward, Forward, Sums};
 use super::machine;
@@ -34,8 +34,7 @@ pub struct PackedWeight<E: CpuElem> {
 
 enum Panels<E: CpuElem> {
     Dense(DensePanels<E>),
-    /// Parts one below the other.
-    Quantised(Vec<quant::Panels>),
+    Quantised(quant::Quantised),
 }
 
 /// Unit `(k, o)` of panel `p` is at `(p * units + k) * nr + o`. A unit is an `f32` or two neighbours in `d_in` as `bf16`;
@@ -63,7 +62,7 @@ impl<E: CpuElem> PackedWeight<E> {
     pub fn bytes(&self) -> usize {
         match &self.panels {
             Panels::Dense(dense) => dense.units.len() * size_of::<u32>(),
-            Panels::Quantised(parts) => parts.iter().map(quant::Panels::bytes).sum(),
+            Panels::Quantised(weight) => weight.bytes(),
         }
     }
 
@@ -71,15 +70,7 @@ impl<E: CpuElem> PackedWeight<E> {
     fn row(&self, row: usize, mut store: impl FnMut(usize, f32)) {
         match &self.panels {
             Panels::Dense(dense) => (0..self.d_in).for_each(|col| store(col, dense.get(row, col))),
-            Panels::Quantised(parts) => {
-                let mut row = row;
-                for part in parts {
-                    if row < part.rows {
-                        return part.row(row, store);
-                    }
-                    row -= part.rows;
-                }
-            }
+            Panels::Quantised(weight) => weight.row(row, store),
         }
     }
 }
@@ -154,9 +145,10 @@ pub(crate) fn prepare_quantized<E: CpuElem>(
     backend: &CpuBackend<E>,
     parts: &[QuantPart<'_>],
     d_in: usize,
+    precision: ActivationPrecision,
 ) -> Result<PackedWeight<E>, BackendError> {
     let d_out = check_parts(parts, d_in);
-    Ok(PackedWeight { d_out, d_in, panels: Panels::Quantised(quant::prepare(backend, parts, d_in)?) })
+    Ok(PackedWeight { d_out, d_in, panels: Panels::Quantised(quant::prepare(backend, parts, d_in, precision)?) })
 }
 
 /// `out[n] = table[tokens[n]] + pos_table[positions[n]]`.
@@ -229,7 +221,7 @@ fn product<E: CpuElem, F: Finish>(
 ) {
     match &weight.panels {
         Panels::Dense(dense) => dense_product(backend, inp, dense, rows, finish),
-        Panels::Quantised(parts) => quant::product(backend, inp, parts, weight.d_in, rows, finish),
+        Panels::Quantised(weight) => quant::product(backend, inp, weight, rows, finish),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use verve_ops::quant::ActivationPrecision;
 use verve_ops::{InferBackend, Real};
 
 use super::{Checkpoint, FileType, GenerationIds, GgufModel, load};
@@ -80,14 +81,19 @@ impl ModelFile {
         }
     }
 
-    /// Reads and prepares all weights for generation, one tensor at a time.
+    /// Reads and prepares all weights for generation, one tensor at a time. `precision` is that of products with weights
+    /// that stay in blocks; others are as they are.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn infer_weights<B: InferBackend>(&self, backend: &B) -> Result<InferWeights<B>, ModelError> {
+    pub fn infer_weights<B: InferBackend>(
+        &self,
+        backend: &B,
+        precision: ActivationPrecision,
+    ) -> Result<InferWeights<B>, ModelError> {
         match self {
             Self::Folder(model) => model.infer_weights(backend),
-            Self::Gguf(model) => model.infer_weights(backend),
+            Self::Gguf(model) => model.infer_weights(backend, precision),
         }
     }
 }

@@ -13,12 +13,17 @@
 //!
 //! The formats are those of the structures `block_q4_0` to `block_q6_K` in GGML's source and of the Python package
 //! `gguf`, with whose dequantisation the tests compare.
+//!
+//! Products take the activations as they are or as 8-bit integers, see [`ActivationPrecision`] and [`int8`].
 
+pub mod int8;
 mod quantize;
 mod quantize_k;
 mod unpack;
 
 use half::f16;
+
+pub use self::int8::{ACTIVATION_BLOCK, ActivationBlock, ActivationPrecision};
 
 /// Most values in a block.
 pub const MAX_BLOCK: usize = 256;

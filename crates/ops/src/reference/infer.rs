@@ -7,15 +7,17 @@ use super::embed::embed_rows;
 use super::linear::products;
 use super::{HostBuf, Reference, Scalar, check_index};
 use crate::args::{AttentionCached, EmbedPrepared, GatherRows, InferEpilogue, KvWrite, LinearPrepared, Logits};
-use crate::quant::{QuantPart, check_parts};
+use crate::quant::{ActivationBlock, ActivationPrecision, QuantKind, QuantPart, check_parts};
 use crate::{KV_BLOCK, KvShape, LinearShape};
 
-/// A weight matrix `[d_out, d_in]` as it is.
+/// A weight matrix `[d_out, d_in]` as it is, or dequantised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlainWeight<R> {
     elements: Vec<R>,
     d_out: usize,
     d_in: usize,
+    /// The blocks of each row, where activations are rounded to 8 bits.
+    int8: Option<Vec<(QuantKind, Vec<u8>)>>,
 }
 
 impl<R: Scalar> PlainWeight<R> {
@@ -27,11 +29,11 @@ impl<R: Scalar> PlainWeight<R> {
             "prepare: weight has {found} elements, [{d_out}, {d_in}] implies {}",
             d_out * d_in
         );
-        Self { elements: weight.as_slice().to_vec(), d_out, d_in }
+        Self { elements: weight.as_slice().to_vec(), d_out, d_in, int8: None }
     }
 
     /// The values of a quantised weight, part below part; panics if the blocks do not fit the sizes.
-    pub(super) fn dequantized(parts: &[QuantPart<'_>], d_in: usize) -> Self {
+    pub(super) fn quantized(parts: &[QuantPart<'_>], d_in: usize, precision: ActivationPrecision) -> Self {
         let d_out = check_parts(parts, d_in);
         let mut elements = Vec::with_capacity(d_out * d_in);
         for part in parts {
@@ -39,19 +41,40 @@ impl<R: Scalar> PlainWeight<R> {
             part.kind.dequantize(part.blocks, &mut values);
             elements.extend(values.into_iter().map(R::from_f32));
         }
-        Self { elements, d_out, d_in }
+        let rows_of = |part: &QuantPart<'_>| {
+            let (kind, bytes) = (part.kind, part.kind.bytes(d_in));
+            (0..part.rows).map(|row| (kind, part.blocks[row * bytes..][..bytes].to_vec())).collect::<Vec<_>>()
+        };
+        let int8 = match precision {
+            ActivationPrecision::Exact => None,
+            ActivationPrecision::Int8 => Some(parts.iter().flat_map(rows_of).collect()),
+        };
+        Self { elements, d_out, d_in, int8 }
+    }
+
+    /// Calls `store(n, o, sum)` for each output, with `sum = inp[n] . weight[o] + bias[o]`.
+    fn products(&self, inp: &[R], bias: Option<&[R]>, shape: LinearShape, mut store: impl FnMut(usize, usize, R)) {
+        let Some(rows) = &self.int8 else { return products(inp, &self.elements, bias, shape, store) };
+        for n in 0..shape.rows {
+            let row: Vec<f32> = inp[n * shape.d_in..][..shape.d_in].iter().map(|x| x.to_f32()).collect();
+            let activations = ActivationBlock::quantize_row(&row);
+            for (o, (kind, blocks)) in rows.iter().enumerate() {
+                let product = R::from_f32(kind.dot_int8(blocks, &activations));
+                store(n, o, product + bias.map_or(R::ZERO, |bias| bias[o]));
+            }
+        }
     }
 
     /// The elements, or a panic if the weight has not the given sizes.
     #[track_caller]
-    fn sized(&self, op: &str, d_out: usize, d_in: usize) -> &[R] {
+    fn sized(&self, op: &str, d_out: usize, d_in: usize) -> &Self {
         assert!(
             (self.d_out, self.d_in) == (d_out, d_in),
             "{op}: weight is [{}, {}], the shape implies [{d_out}, {d_in}]",
             self.d_out,
             self.d_in
         );
-        &self.elements
+        self
     }
 }
 
@@ -59,7 +82,7 @@ impl<R: Scalar> PlainWeight<R> {
 pub(super) fn embed_prepared<R: Scalar>(args: EmbedPrepared<'_, Reference<R>>) {
     args.check();
     let EmbedPrepared { tokens, positions, table, pos_table, out, shape } = args;
-    let table = table.sized("embed_prepared", shape.n_vocab, shape.d_model);
+    let table = &table.sized("embed_prepared", shape.n_vocab, shape.d_model).elements;
     let pos_table = pos_table.map(|pos| pos.as_slice());
     embed_rows(tokens.as_slice(), positions.as_slice(), table, pos_table, out.as_mut_slice(), shape);
 }
@@ -70,7 +93,7 @@ pub(super) fn linear_prepared<R: Scalar>(args: LinearPrepared<'_, Reference<R>>)
     let LinearPrepared { inp, weight, bias, out, epilogue, shape } = args;
     let weight = weight.sized("linear_prepared", shape.d_out, shape.d_in);
     let (inp, bias, out) = (inp.as_slice(), bias.map(|b| b.as_slice()), out.as_mut_slice());
-    products(inp, weight, bias, shape, |n, o, sum| {
+    weight.products(inp, bias, shape, |n, o, sum| {
         let at = n * shape.d_out + o;
         out[at] = match &epilogue {
             InferEpilogue::Store => sum,
@@ -87,7 +110,7 @@ pub(super) fn logits<R: Scalar>(args: Logits<'_, Reference<R>>) {
     let weight = weight.sized("logits", shape.n_vocab, shape.d_model);
     let out = out.as_mut_slice();
     let linear = LinearShape { rows: shape.rows, d_in: shape.d_model, d_out: shape.n_vocab };
-    products(inp.as_slice(), weight, None, linear, |n, v, sum| out[n * shape.n_vocab + v] = sum);
+    weight.products(inp.as_slice(), None, linear, |n, v, sum| out[n * shape.n_vocab + v] = sum);
 }
 
 /// `out[i] = inp[rows[i]]`.

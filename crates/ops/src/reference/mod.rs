@@ -1,7 +1,8 @@
 //! The reference backend: plain loops that read like the formulas. It is the oracle of every other backend's tests (in
 //! `f64`), the subject of the gradient checks, and slow.
 //!
-//! All arithmetic is in the element type. Every sum is taken in index order. What [`crate::args`] cannot check, the
+//! All arithmetic is in the element type, but for products with 8-bit activations, which [`crate::quant::int8`] defines in
+//! `f32`. Every sum is taken in index order. What [`crate::args`] cannot check, the
 //! values of ids and positions, is checked here and panics.
 
 mod activation;
@@ -22,7 +23,7 @@ pub use infer::PlainWeight;
 pub use scalar::Scalar;
 
 use crate::args::*;
-use crate::quant::{QuantKind, QuantPart};
+use crate::quant::{ActivationPrecision, QuantKind, QuantPart};
 use crate::{Backend, BackendError, Buffer, Element, InferBackend};
 
 /// The reference backend, computing and storing everything in `R`.
@@ -235,8 +236,13 @@ impl<R: Scalar> InferBackend for Reference<R> {
         d_out * d_in * size_of::<R>()
     }
 
-    fn prepare_quantized(&self, parts: &[QuantPart<'_>], d_in: usize) -> Result<PlainWeight<R>, BackendError> {
-        Ok(PlainWeight::dequantized(parts, d_in))
+    fn prepare_quantized(
+        &self,
+        parts: &[QuantPart<'_>],
+        d_in: usize,
+        precision: ActivationPrecision,
+    ) -> Result<PlainWeight<R>, BackendError> {
+        Ok(PlainWeight::quantized(parts, d_in, precision))
     }
 
     fn prepared_quantized_bytes(&self, parts: &[(QuantKind, usize)], d_in: usize) -> usize {

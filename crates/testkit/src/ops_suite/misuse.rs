@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use verve_ops::args::*;
-use verve_ops::quant::{QuantKind, QuantPart};
+use verve_ops::quant::{ActivationPrecision, QuantKind, QuantPart};
 use verve_ops::*;
 
 use crate::Host;
@@ -36,12 +36,14 @@ pub fn sizes<B: InferBackend>(backend: &B) {
     let part = |rows, blocks| QuantPart { kind: QuantKind::Q8_0, blocks, rows };
     let blocks = [0; 34 * 4];
     panics("prepare_quantized, too many rows", "prepare_quantized: part 1", || {
-        drop(backend.prepare_quantized(&[part(4, &blocks), part(5, &blocks)], 32));
+        drop(backend.prepare_quantized(&[part(4, &blocks), part(5, &blocks)], 32, ActivationPrecision::Exact));
     });
     panics("prepare_quantized, half a block", "prepare_quantized: part 0", || {
-        drop(backend.prepare_quantized(&[part(8, &blocks)], 16));
+        drop(backend.prepare_quantized(&[part(8, &blocks)], 16, ActivationPrecision::Int8));
     });
-    let quantized = backend.prepare_quantized(&[part(4, &blocks)], 32).unwrap_or_else(|e| panic!("{e}"));
+    let quantized = backend
+        .prepare_quantized(&[part(4, &blocks)], 32, ActivationPrecision::Exact)
+        .unwrap_or_else(|e| panic!("{e}"));
     for (d_in, d_out) in [(32, 5), (64, 4)] {
         panics("linear_prepared with another quantised weight", "", || {
             backend.linear_prepared(LinearPrepared {

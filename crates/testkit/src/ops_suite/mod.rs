@@ -163,6 +163,16 @@ pub fn quantized_damaged<B: InferBackend>(backend: &B) {
     quantized::damaged(backend);
 }
 
+/// Products of quantised weights with 8-bit activations: the bits of their definition.
+pub fn int8_products<B: InferBackend>(backend: &B) {
+    quantized::int8_products(backend);
+}
+
+/// The same for activations that are hard to round.
+pub fn int8_hostile<B: InferBackend>(backend: &B) {
+    quantized::int8_hostile(backend);
+}
+
 /// Wrong sizes panic before anything is read or written.
 pub fn wrong_sizes<B: InferBackend>(backend: &B) {
     misuse::sizes(backend);
@@ -223,8 +233,8 @@ macro_rules! backend_tests {
             $make;
             moves round sum_squares embed norm head_norm scaled_sum linear linear_backward activation rope attention attention_backward
             head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached rows_are_independent
-            quantized_products quantized_rows_are_independent quantized_embed quantized_damaged wrong_sizes
-            ids_out_of_range
+            quantized_products quantized_rows_are_independent quantized_embed quantized_damaged int8_products int8_hostile
+            wrong_sizes ids_out_of_range
         );
     };
     ($make:expr; $($family:ident)*) => {

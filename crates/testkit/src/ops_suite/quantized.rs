@@ -1,9 +1,10 @@
-//! Operations with quantised weights: the products with the dequantised weights, whatever rows are in the call.
+//! Operations with quantised weights: the products with the dequantised weights, or those with 8-bit activations to the bit,
+//! whatever rows are in the call.
 
 use std::ops::Range;
 
 use verve_ops::args::{EmbedPrepared, InferEpilogue, LinearPrepared, Logits};
-use verve_ops::quant::QuantKind;
+use verve_ops::quant::{ACTIVATION_BLOCK, ActivationPrecision, QuantKind};
 use verve_ops::reference::Reference;
 use verve_ops::{Activation, Backend, EmbedShape, HeadShape, InferBackend, LinearShape, Real};
 
@@ -15,6 +16,7 @@ use crate::{Host, assert_bits, rounded};
 
 /// A quantised weight and rows to multiply with it.
 struct Case {
+    precision: ActivationPrecision,
     weight: QuantWeight,
     rows: usize,
     inp: Vec<f64>,
@@ -28,6 +30,7 @@ impl Case {
         let weight = QuantWeight::random(&mut draw.data, parts, d_in);
         let d_out = weight.d_out();
         Case {
+            precision: ActivationPrecision::Exact,
             rows,
             inp: draw.scaled_elems(rows * d_in, 1.0 / (d_in as f64).sqrt(), 0.0),
             bias: draw.elems(d_out),
@@ -36,14 +39,18 @@ impl Case {
         }
     }
 
+    fn with(self, precision: ActivationPrecision) -> Self {
+        Case { precision, ..self }
+    }
+
     fn label(&self) -> String {
         let (d_in, parts) = (self.weight.d_in, self.weight.sizes());
-        format!("quantised weight {parts:?} of rows of {d_in}, times {} rows", self.rows)
+        format!("quantised weight {parts:?} of rows of {d_in}, times {} rows, {:?}", self.rows, self.precision)
     }
 
     fn prepared<X: InferBackend>(&self, host: Host<'_, X>) -> X::Weight {
         let (parts, d_in) = (self.weight.parts(), self.weight.d_in);
-        host.0.prepare_quantized(&parts, d_in).unwrap_or_else(|e| panic!("{}: {e}", self.label()))
+        host.0.prepare_quantized(&parts, d_in, self.precision).unwrap_or_else(|e| panic!("{}: {e}", self.label()))
     }
 
     fn linear<X: InferBackend>(
@@ -92,6 +99,8 @@ impl Case {
     }
 }
 
+const BOTH: [ActivationPrecision; 2] = [ActivationPrecision::Exact, ActivationPrecision::Int8];
+
 /// Every format, rows and outputs around the edges of tiles and panels; then parts of several formats.
 fn cases<B: Backend>() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -132,12 +141,14 @@ pub fn rows_are_independent<B: InferBackend>(backend: &B) {
     let host = Host(backend);
     for (i, kind) in QuantKind::ALL.into_iter().enumerate() {
         let other = QuantKind::ALL[(i + 3) % QuantKind::ALL.len()];
-        let case = Case::new::<B>(1900 + i as u64, &[(kind, 37), (other, 20)], 768, 66);
-        let weight = case.prepared(host);
-        for end in [None, Some(Activation::Silu)] {
-            rows_stand_alone(&case.label(), |rows| case.linear(host, &weight, end, rows));
+        for precision in BOTH {
+            let case = Case::new::<B>(1900 + i as u64, &[(kind, 37), (other, 20)], 768, 66).with(precision);
+            let weight = case.prepared(host);
+            for end in [None, Some(Activation::Silu)] {
+                rows_stand_alone(&case.label(), |rows| case.linear(host, &weight, end, rows));
+            }
+            rows_stand_alone(&format!("logits, {}", case.label()), |rows| case.logits(host, &weight, rows));
         }
-        rows_stand_alone(&format!("logits, {}", case.label()), |rows| case.logits(host, &weight, rows));
     }
 }
 
@@ -152,12 +163,15 @@ pub fn embed<B: InferBackend>(backend: &B) {
         let pos = draw.elems(n_positions * d_model);
         let (tokens, positions) = (draw.data.ids(rows, n_vocab), draw.data.ids(rows, n_positions));
         let pos_table = host.elems(&pos);
+        let precision = BOTH[i % 2];
         for with_positions in [false, true] {
             let mut out = host.unset_long(rows * d_model);
             backend.embed_prepared(EmbedPrepared {
                 tokens: &host.long_ids(&tokens),
                 positions: &host.long_ids(&positions),
-                table: &backend.prepare_quantized(&weight.parts(), d_model).unwrap_or_else(|e| panic!("{e}")),
+                table: &backend
+                    .prepare_quantized(&weight.parts(), d_model, precision)
+                    .unwrap_or_else(|e| panic!("{e}")),
                 pos_table: with_positions.then_some(&pos_table),
                 out: &mut out,
                 shape: EmbedShape { rows, d_model, n_vocab, n_positions: if with_positions { n_positions } else { 0 } },
@@ -180,9 +194,9 @@ pub fn embed<B: InferBackend>(backend: &B) {
 pub fn damaged<B: InferBackend>(backend: &B) {
     let host = Host(backend);
     for (i, kind) in QuantKind::ALL.into_iter().enumerate() {
-        for rows in [1, 40] {
-            let sound = Case::new::<B>(2100 + i as u64, &[(kind, 40)], 512, rows);
-            let mut case = Case::new::<B>(2100 + i as u64, &[(kind, 40)], 512, rows);
+        for (rows, precision) in [1, 40].into_iter().flat_map(|rows| BOTH.map(|precision| (rows, precision))) {
+            let sound = Case::new::<B>(2100 + i as u64, &[(kind, 40)], 512, rows).with(precision);
+            let mut case = Case::new::<B>(2100 + i as u64, &[(kind, 40)], 512, rows).with(precision);
             let (_, blocks, _) = &mut case.weight.parts[0];
             let row_bytes = kind.bytes(512);
             let damaged = [(3, f32::NAN), (11, f32::INFINITY), (39, f32::NEG_INFINITY)];
@@ -200,7 +214,118 @@ pub fn damaged<B: InferBackend>(backend: &B) {
     }
 }
 
-/// Results of every format, for comparison of bits: a third of the cases.
+/// Results of every format, for comparison of bits: a third of the cases, and another third with 8-bit activations.
 pub fn outputs<B: InferBackend>(backend: &B) -> Vec<(String, Outputs)> {
-    cases::<B>().iter().step_by(3).map(|case| (case.label(), case.run(Host(backend)))).collect()
+    let int8 = cases::<B>().into_iter().skip(1).step_by(3).map(|case| case.with(ActivationPrecision::Int8));
+    let all: Vec<_> = cases::<B>().into_iter().step_by(3).chain(int8).collect();
+    all.iter().map(|case| (case.label(), case.run(Host(backend)))).collect()
+}
+
+/// Logits of a case on the reference in `f32`, whose bits 8-bit products must have.
+fn defined(case: &Case) -> Vec<f64> {
+    let reference = Reference::<f32>::new();
+    let host = Host(&reference);
+    case.logits(host, &case.prepared(host), 0..case.rows)
+}
+
+/// Asserts the same bits, or no number in both.
+fn assert_defined(what: &str, found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+        assert!(same, "{what}: output {at} is {found:e}, not {expected:e}");
+    }
+}
+
+/// Products with 8-bit activations: `logits` has the bits of the definition and is as near to the product with exact
+/// activations as the rounding allows; `linear_prepared` is what its end makes of them.
+pub fn int8_products<B: InferBackend>(backend: &B) {
+    let host = Host(backend);
+    let mut cases = cases::<B>();
+    cases.retain(|case| case.rows <= 40);
+    // Every number of rows up to several tiles.
+    for rows in 1..=40 {
+        let (kind, other) = (QuantKind::ALL[rows % 10], QuantKind::ALL[(rows + rows / 10 + 1) % 10]);
+        cases.push(Case::new::<B>(2200 + rows as u64, &[(kind, 45), (other, 9)], 256, rows));
+    }
+    for case in cases {
+        let case = case.with(ActivationPrecision::Int8);
+        let weight = case.prepared(host);
+        let found = case.logits(host, &weight, 0..case.rows);
+        let label = format!("{} on {}", case.label(), backend.describe());
+        assert_defined(&label, &found, &defined(&case));
+        let exact = Reference::<f64>::new();
+        compare_outputs::<B>(&label, &case.run(host), &case.run(Host(&exact)));
+        near_exact(&label, &case, &found);
+    }
+}
+
+/// Asserts the bound of [`verve_ops::quant::int8`] on the error.
+fn near_exact(label: &str, case: &Case, found: &[f64]) {
+    let (d_in, d_out, values) = (case.weight.d_in, case.weight.d_out(), case.weight.values());
+    let sizes: Vec<f64> = values.iter().map(|w| f64::from(w.abs())).collect();
+    // In f32: a sum and an offset for each group, neither of which is more than a few times the largest weight times the
+    // activations. Scale and factor of the activations are rounded too.
+    let chain = |largest: f64, inp: &[f64]| {
+        let roundings = 4.0 * (d_in / 8) as f64;
+        roundings * 2f64.powi(-24) * 4.0 * largest * inp.iter().map(|x| x.abs()).sum::<f64>()
+    };
+    for n in 0..case.rows {
+        let inp = &case.inp[n * d_in..][..d_in];
+        let steps: Vec<f64> = inp
+            .chunks(ACTIVATION_BLOCK)
+            .map(|block| block.iter().fold(0f64, |most, x| most.max(x.abs())) / 254.0)
+            .collect();
+        for o in 0..d_out {
+            let row = o * d_in..(o + 1) * d_in;
+            let exact: f64 = values[row.clone()].iter().zip(inp).map(|(w, x)| f64::from(*w) * x).sum();
+            let sizes = &sizes[row];
+            let rounding: f64 =
+                sizes.chunks(ACTIVATION_BLOCK).zip(&steps).map(|(w, step)| step * w.iter().sum::<f64>()).sum();
+            let largest = sizes.iter().fold(0f64, |most, w| most.max(*w));
+            let (found, bound) = (found[n * d_out + o], rounding + chain(largest, inp));
+            assert!(
+                (found - exact).abs() <= bound,
+                "{label}: output ({n}, {o}) is {found}, exactly {exact}: more than {bound} off"
+            );
+        }
+    }
+}
+
+/// Activations that are no numbers, very large, very small or zero: what is defined for them, and nothing for other rows.
+pub fn int8_hostile<B: InferBackend>(backend: &B) {
+    let host = Host(backend);
+    let strange = [
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::from(f32::MAX),
+        f64::from(f32::MIN_POSITIVE),
+        1e-40,
+        4e-37,
+        -0.0,
+        0.0,
+    ];
+    for (i, kind) in QuantKind::ALL.into_iter().enumerate() {
+        for rows in [1, 3, 40] {
+            let d_in = 512;
+            let mut case = Case::new::<B>(2300 + i as u64, &[(kind, 40)], d_in, rows).with(ActivationPrecision::Int8);
+            for (n, row) in case.inp.chunks_exact_mut(d_in).enumerate().filter(|(n, _)| rows < 40 || n % 3 == 1) {
+                let value = rounded::<B::Elem>(vec![strange[(n + i + rows) % strange.len()]])[0];
+                // One value among others, in the middle of a row; or a block of nothing else.
+                if n % 2 == 0 {
+                    row[77 + n] = value;
+                } else {
+                    row[32..64].fill(value);
+                }
+            }
+            let found = case.logits(host, &case.prepared(host), 0..rows);
+            assert_defined(&format!("{}, hostile activations", case.label()), &found, &defined(&case));
+            for (inp, found) in case.inp.chunks_exact(d_in).zip(found.chunks_exact(40)) {
+                if inp.iter().any(|x| !x.is_finite()) {
+                    assert!(found.iter().all(|x| x.is_nan()), "{}: a row with no number in it", case.label());
+                }
+            }
+        }
+    }
 }

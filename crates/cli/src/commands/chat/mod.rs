@@ -11,6 +11,7 @@ use verve_chat::{ChatInput, Message, Role};
 use verve_engine::{
     Engine, EngineError, EngineOptions, Event, Finish, FinishReason, Request, SamplingParams, Vocabulary,
 };
+use verve_ops::quant::ActivationPrecision;
 use verve_tokenizer::Tokenizer;
 
 use self::input::{HELP, Input, Lines};
@@ -57,7 +58,8 @@ pub fn run(machine: &MachineArgs, args: ChatArgs) -> Result<()> {
         return show_only(&model, &format, conversation, lines);
     }
     let dtype = args.dtype.map_or_else(|| own_dtype(&model), Ok)?;
-    on_backend(machine, dtype, ChatJob { model, format, conversation, lines })
+    let precision = args.precision.precision();
+    on_backend(machine, dtype, ChatJob { model, precision, format, conversation, lines })
 }
 
 /// What was said, and how to go on.
@@ -142,6 +144,7 @@ fn show_only(model: &Model, format: &ChatFormat, mut conversation: Conversation,
 
 struct ChatJob {
     model: Model,
+    precision: ActivationPrecision,
     format: ChatFormat,
     conversation: Conversation,
     lines: Lines,
@@ -151,12 +154,12 @@ impl OnBackend for ChatJob {
     type Out = ();
 
     fn run<B: Device>(self, backend: B) -> Result<()> {
-        let Self { model, format, mut conversation, mut lines } = self;
+        let Self { model, precision, format, mut conversation, mut lines } = self;
         let config = model.checkpoint.config();
         let context = conversation.context;
         let options = EngineOptions { max_sequences: 1, max_context: Some(context), ..EngineOptions::default() };
         check_memory(&backend, &model, &options)?;
-        let weights = model.checkpoint.infer_weights(&backend)?;
+        let weights = model.checkpoint.infer_weights(&backend, precision)?;
         let vocabulary = vocabulary(&model, &format);
         let mut engine = Engine::new(&backend, config, weights, &vocabulary, &options)?;
         eprintln!("seed {}, context {context} tokens", conversation.params.seed);

@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use verve_engine::{Engine, EngineOptions, Event, FinishReason, Request, SamplingParams, TokenLogprob, Vocabulary};
 use verve_model::formats::FileType;
+use verve_ops::quant::ActivationPrecision;
 
 use self::prompts::{Alternative, AnswerLine, PromptLine, TokenLine};
 use super::model::{Model, check_memory};
@@ -27,7 +28,8 @@ const MAX_ROWS: usize = 256;
 pub fn run(machine: &MachineArgs, args: GenerateArgs) -> Result<()> {
     let params = SamplingParams { n_logprobs: args.logprobs, ..params(&args.sampling) };
     let (Some(prompts), Some(out)) = (args.prompts, args.out) else {
-        return one(machine, &args.model, &args.prompt.unwrap_or_default(), params, args.dtype);
+        let (dtype, precision) = (args.dtype, args.precision.precision());
+        return one(machine, &args.model, &args.prompt.unwrap_or_default(), params, dtype, precision);
     };
     let lines = prompts::read(&prompts)?;
     let model = Model::open(&args.model)?;
@@ -35,7 +37,8 @@ pub fn run(machine: &MachineArgs, args: GenerateArgs) -> Result<()> {
     let requests = lines.iter().map(request).collect();
     let cancel = interrupt::watch("stopping after this step, then writing the answers so far")?;
     let dtype = args.dtype.map_or_else(|| own_dtype(&model), Ok)?;
-    on_backend(machine, dtype, FileJob { model, requests, out, batch: args.batch, cancel })
+    let precision = args.precision.precision();
+    on_backend(machine, dtype, FileJob { model, precision, requests, out, batch: args.batch, cancel })
 }
 
 /// Answers one prompt, streamed to standard output.
@@ -45,12 +48,13 @@ pub fn one(
     prompt: &str,
     params: SamplingParams,
     dtype: Option<Dtype>,
+    precision: ActivationPrecision,
 ) -> Result<()> {
     let model = Model::open(model)?;
     let request = Request { prompt: model.prompt(prompt), params };
     let cancel = interrupt::watch("stopping")?;
     let dtype = dtype.map_or_else(|| own_dtype(&model), Ok)?;
-    on_backend(machine, dtype, PromptJob { model, prompt: prompt.to_owned(), request, cancel })
+    on_backend(machine, dtype, PromptJob { model, precision, prompt: prompt.to_owned(), request, cancel })
 }
 
 /// The type the weights are stored in.
@@ -60,27 +64,14 @@ pub fn own_dtype(model: &Model) -> Result<Dtype> {
 
 /// Sampling as the flags have it; no log-probabilities.
 pub fn params(args: &SamplingArgs) -> SamplingParams {
-    let dry_breakers = match &args.dry_breaker[..] {
-        [] => SamplingParams::default().dry_breakers,
-        texts => texts.to_vec(),
-    };
     SamplingParams {
         temperature: args.temperature,
         top_k: args.top_k,
         top_p: args.top_p,
         min_p: args.min_p,
-        typical_p: args.typical_p,
-        top_n_sigma: args.top_n_sigma,
-        mirostat_tau: args.mirostat_tau,
-        mirostat_eta: args.mirostat_eta,
         repetition_penalty: args.repetition_penalty,
         presence_penalty: args.presence_penalty,
         frequency_penalty: args.frequency_penalty,
-        dry_multiplier: args.dry_multiplier,
-        dry_base: args.dry_base,
-        dry_allowed_length: args.dry_allowed_length,
-        dry_breakers,
-        dry_range: args.dry_range,
         logit_bias: args.logit_bias.clone(),
         stop: args.stop.clone(),
         seed: args.seed.unwrap_or_else(drawn_seed),
@@ -99,6 +90,7 @@ fn drawn_seed() -> u64 {
 /// One prompt, streamed to standard output.
 struct PromptJob {
     model: Model,
+    precision: ActivationPrecision,
     prompt: String,
     request: Request,
     cancel: Arc<AtomicBool>,
@@ -108,14 +100,14 @@ impl OnBackend for PromptJob {
     type Out = ();
 
     fn run<B: Device>(self, backend: B) -> Result<()> {
-        let Self { model, prompt, request, cancel } = self;
+        let Self { model, precision, prompt, request, cancel } = self;
         let config = model.checkpoint.config();
         let seed = request.params.seed;
         let plain = request.params.n_logprobs.is_none();
         let requests = [request];
         let options = EngineOptions::default().for_requests(&requests, config);
         check_memory(&backend, &model, &options)?;
-        let weights = model.checkpoint.infer_weights(&backend)?;
+        let weights = model.checkpoint.infer_weights(&backend, precision)?;
         let vocabulary = model.vocabulary();
         let mut engine = Engine::new(&backend, config, weights, &vocabulary, &options)?;
 
@@ -192,6 +184,7 @@ fn piece(vocabulary: &Vocabulary, id: u32) -> String {
 /// Many prompts as one batch, from a file into a file.
 struct FileJob {
     model: Model,
+    precision: ActivationPrecision,
     requests: Vec<Request>,
     out: PathBuf,
     batch: usize,
@@ -202,14 +195,14 @@ impl OnBackend for FileJob {
     type Out = ();
 
     fn run<B: Device>(self, backend: B) -> Result<()> {
-        let Self { model, requests, out, batch, cancel } = self;
+        let Self { model, precision, requests, out, batch, cancel } = self;
         let config = model.checkpoint.config();
         let options = EngineOptions { max_sequences: batch, max_rows: MAX_ROWS.max(batch), ..EngineOptions::default() }
             .for_requests(&requests, config);
         check_memory(&backend, &model, &options)?;
         // Before the work, so that a folder without write permission is not found out after it.
         let mut file = AnswerFile::create(&out)?;
-        let weights = model.checkpoint.infer_weights(&backend)?;
+        let weights = model.checkpoint.infer_weights(&backend, precision)?;
         let vocabulary = model.vocabulary();
         let mut engine = Engine::new(&backend, config, weights, &vocabulary, &options)?;
 

@@ -15,7 +15,7 @@ use crate::isa::{Isa, SimdLevel};
 use crate::simd::{LINE_BYTES, prefetch};
 
 /// Vectors in a panel.
-const NV: usize = 2;
+pub(super) const NV: usize = 2;
 /// Bytes of codes that are asked for ahead of what is read.
 const AHEAD: usize = 48 * LINE_BYTES;
 
@@ -81,7 +81,11 @@ impl KernelSet {
 /// # Safety
 /// The host has `V`'s instructions.
 #[inline(always)]
-unsafe fn quad<V: Codes, const LOW: u32, const HIGH: u32>(low: V::Words, high: V::Words, quad: u32) -> V::Words {
+pub(super) unsafe fn quad<V: Codes, const LOW: u32, const HIGH: u32>(
+    low: V::Words,
+    high: V::Words,
+    quad: u32,
+) -> V::Words {
     let mask = |bits: u32| 0x0101_0101 * ((1 << bits) - 1);
     // SAFETY: the caller's promise.
     unsafe {

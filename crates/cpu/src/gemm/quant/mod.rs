@@ -4,7 +4,10 @@
 //! follow the order rule of [`gemm`](super): few rows and many give the same bits. [`panels`] repacks blocks, [`kernel`]
 //! reads the panels. Few rows are multiplied with weights that exist in registers only; for many rows the blocked product
 //! packs its columns as ever, by widening codes.
+//!
+//! [`int8`] has the products with 8-bit activations, from the same panels.
 
+mod int8;
 mod kernel;
 mod panels;
 mod vector;
@@ -12,7 +15,7 @@ mod vector;
 use std::ops::Range;
 
 use verve_ops::BackendError;
-use verve_ops::quant::{QuantKind, QuantPart};
+use verve_ops::quant::{ActivationPrecision, QuantKind, QuantPart};
 
 use self::kernel::{Args, KernelSet};
 use self::panels::{Form, panels_bytes};
@@ -42,14 +45,51 @@ pub(super) fn prepared_bytes(isa: Isa, parts: &[(QuantKind, usize)], d_in: usize
     parts.iter().map(|&(kind, rows)| panels_bytes(&Form::new(kind, panel_width(isa)), rows, d_in)).sum()
 }
 
+/// A quantised weight: parts one below the other.
+pub(super) struct Quantised {
+    pub(super) parts: Vec<Panels>,
+    pub(super) d_in: usize,
+    precision: Precision,
+}
+
+/// How products are computed.
+enum Precision {
+    Exact,
+    Int8(int8::Corrections),
+}
+
+impl Quantised {
+    /// Bytes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes.len()).sum()
+    }
+
+    /// Calls `store` with each value of a row and its index.
+    pub(super) fn row(&self, mut row: usize, store: impl FnMut(usize, f32)) {
+        for part in &self.parts {
+            if row < part.rows {
+                return part.row(row, store);
+            }
+            row -= part.rows;
+        }
+    }
+}
+
 /// Repacks parts whose sizes have been checked.
 pub(super) fn prepare<E: CpuElem>(
     backend: &CpuBackend<E>,
     parts: &[QuantPart<'_>],
     d_in: usize,
-) -> Result<Vec<Panels>, BackendError> {
+    precision: ActivationPrecision,
+) -> Result<Quantised, BackendError> {
     let nr = panel_width(backend.isa());
-    parts.iter().map(|part| Panels::new(backend.pool(), nr, part, d_in)).collect()
+    let panels = |part| Panels::new(backend.pool(), nr, part, d_in);
+    let parts = parts.iter().map(panels).collect::<Result<Vec<_>, _>>()?;
+    let precision = match precision {
+        ActivationPrecision::Exact => Precision::Exact,
+        ActivationPrecision::Int8 => Precision::Int8(int8::Corrections::of(&parts)),
+    };
+    Ok(Quantised { parts, d_in, precision })
 }
 
 /// Stores values `k` of a panel as `f32`, `(k - k.start) * nr + o`.
@@ -81,12 +121,17 @@ pub(super) fn widen(isa: Isa, panels: &Panels, panel: usize, k: Range<usize>, ds
 pub(super) fn product<E: CpuElem, F: Finish>(
     backend: &CpuBackend<E>,
     inp: &[E],
-    parts: &[Panels],
-    d_in: usize,
+    weight: &Quantised,
     rows: usize,
     finish: F,
 ) {
+    let Quantised { parts, d_in, precision } = weight;
+    let (parts, d_in) = (&parts[..], *d_in);
     if rows == 0 {
+        return;
+    }
+    if let Precision::Int8(corrections) = precision {
+        int8::product(backend, inp, weight, corrections, rows, finish);
         return;
     }
     let a = View::new::<E>(inp, d_in, Order::KInner);

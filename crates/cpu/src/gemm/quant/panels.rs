@@ -139,11 +139,6 @@ impl Panels {
         self.d_in / self.form.block_len * self.form.block_bytes()
     }
 
-    /// Bytes in memory.
-    pub(in crate::gemm) fn bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// The values of one row, the bits of [`QuantKind::dequantize`].
     pub(in crate::gemm) fn row(&self, row: usize, mut store: impl FnMut(usize, f32)) {
         let form = &self.form;

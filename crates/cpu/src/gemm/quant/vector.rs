@@ -33,6 +33,33 @@ pub(super) trait Codes: Vector {
     unsafe fn halves(from: *const u8) -> Self;
     /// Signed bytes, as numbers.
     unsafe fn bytes(from: *const u8) -> Self;
+    /// The same word in each lane.
+    unsafe fn same_words(word: u32) -> Self::Words;
+    unsafe fn store_words(words: Self::Words, to: *mut u8);
+    /// Words as signed integers, which an `f32` has exactly.
+    unsafe fn numbers(words: Self::Words) -> Self;
+    /// `self * other`.
+    unsafe fn times(self, other: Self) -> Self;
+    /// `self + a * b`, rounded once at every level.
+    unsafe fn fused(self, a: Self, b: Self) -> Self;
+}
+
+/// `a * b + c`, rounded once, without the instruction. The product is exact in `f64`. The sum is rounded to odd there: where it
+/// is not exact and its last bit is even, the neighbour on the other side of the exact sum is taken. As `f64` has more than
+/// two bits beyond those of `f32`, rounding once more gives what rounding the exact sum would (Boldo and Melquiond, Emulation
+/// of a FMA and Correctly Rounded Sums, 2008).
+pub(super) fn fused(a: f32, b: f32, c: f32) -> f32 {
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    // What the sum lost, exactly (Knuth's TwoSum).
+    let from_c = sum - product;
+    let lost = (product - (sum - from_c)) + (c - from_c);
+    let bits = sum.to_bits();
+    if lost == 0.0 || !sum.is_finite() || bits & 1 == 1 {
+        return sum as f32;
+    }
+    let away = (lost > 0.0) == (sum > 0.0);
+    f64::from_bits(if away { bits + 1 } else { bits - 1 }) as f32
 }
 
 impl Codes for Portable {
@@ -80,6 +107,37 @@ impl Codes for Portable {
     unsafe fn bytes(from: *const u8) -> Self {
         // SAFETY: the caller's promise.
         Portable(unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from))
+    }
+    #[inline(always)]
+    unsafe fn same_words(word: u32) -> [u32; 4] {
+        [word; 4]
+    }
+    #[inline(always)]
+    unsafe fn store_words(words: [u32; 4], to: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[u32; 4]>().write_unaligned(words) }
+    }
+    #[inline(always)]
+    unsafe fn numbers(words: [u32; 4]) -> Self {
+        Portable(words.map(|word| word as i32 as f32))
+    }
+    #[inline(always)]
+    unsafe fn times(mut self, other: Self) -> Self {
+        for (x, y) in self.0.iter_mut().zip(other.0) {
+            *x *= y;
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn fused(mut self, a: Self, b: Self) -> Self {
+        for ((sum, a), b) in self.0.iter_mut().zip(a.0).zip(b.0) {
+            *sum = if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+                a.mul_add(b, *sum)
+            } else {
+                fused(a, b, *sum)
+            };
+        }
+        self
     }
 }
 
@@ -151,6 +209,31 @@ impl Codes for Avx2 {
         // SAFETY: as above.
         unsafe { Avx2(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())))) }
     }
+    #[inline(always)]
+    unsafe fn same_words(word: u32) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_set1_epi32(word as i32) }
+    }
+    #[inline(always)]
+    unsafe fn store_words(words: __m256i, to: *mut u8) {
+        // SAFETY: as above.
+        unsafe { _mm256_storeu_si256(to.cast(), words) }
+    }
+    #[inline(always)]
+    unsafe fn numbers(words: __m256i) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx2(_mm256_cvtepi32_ps(words)) }
+    }
+    #[inline(always)]
+    unsafe fn times(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx2(_mm256_mul_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn fused(self, a: Self, b: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { self.fma(a, b) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -209,5 +292,57 @@ impl Codes for Avx512 {
     unsafe fn bytes(from: *const u8) -> Self {
         // SAFETY: as above.
         unsafe { Avx512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn same_words(word: u32) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_set1_epi32(word as i32) }
+    }
+    #[inline(always)]
+    unsafe fn store_words(words: __m512i, to: *mut u8) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_si512(to.cast(), words) }
+    }
+    #[inline(always)]
+    unsafe fn numbers(words: __m512i) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx512(_mm512_cvtepi32_ps(words)) }
+    }
+    #[inline(always)]
+    unsafe fn times(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx512(_mm512_mul_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn fused(self, a: Self, b: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { self.fma(a, b) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::fused;
+
+    /// Any bits, and numbers whose sums cancel or end halfway between two others.
+    fn operand() -> impl Strategy<Value = f32> {
+        prop_oneof![
+            any::<u32>().prop_map(f32::from_bits),
+            (-4096i32..4096, -30i32..30).prop_map(|(x, e)| x as f32 * 2f32.powi(e))
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+        #[test]
+        fn fused_rounds_once(a in operand(), b in operand(), c in operand(), near in any::<bool>(), ulps in -4i32..4) {
+            // Often a sum in which almost everything cancels.
+            let c = if near { f32::from_bits((-(a * b)).to_bits().wrapping_add_signed(ulps)) } else { c };
+            let (found, expected) = (fused(a, b, c), a.mul_add(b, c));
+            prop_assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{a:e} * {b:e} + {c:e}");
+        }
     }
 }

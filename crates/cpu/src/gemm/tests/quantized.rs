@@ -1,7 +1,7 @@
 //! Products with quantised weights are the chains over the dequantised weights, bit by bit.
 
 use verve_ops::args::{InferEpilogue, LinearPrepared, Logits};
-use verve_ops::quant::{QuantKind, QuantPart};
+use verve_ops::quant::{ActivationPrecision, QuantKind, QuantPart};
 use verve_ops::{HeadShape, InferBackend, LinearShape};
 use verve_testkit::Data;
 use verve_testkit::quant::{QuantWeight, set_halves};
@@ -10,7 +10,7 @@ use super::*;
 use crate::gemm::quant;
 
 fn logits<E: CpuElem>(backend: &CpuBackend<E>, weight: &QuantWeight, inp: &CpuBuf<E>, rows: usize) -> Vec<f32> {
-    let prepared = backend.prepare_quantized(&weight.parts(), weight.d_in).unwrap();
+    let prepared = backend.prepare_quantized(&weight.parts(), weight.d_in, ActivationPrecision::Exact).unwrap();
     assert_eq!(prepared.bytes(), backend.prepared_quantized_bytes(&weight.sizes(), weight.d_in));
     let shape = HeadShape { rows, d_model: weight.d_in, n_vocab: weight.d_out() };
     let mut out = CpuBuf::zeroed(rows * shape.n_vocab).unwrap();
@@ -78,7 +78,7 @@ fn widened_codes_are_the_dequantised_weights() {
             let (d_in, rows) = (768, 37);
             let weight = QuantWeight::random(&mut Data::new(9), &[(kind, rows)], d_in);
             let values = weight.values();
-            let parts = quant::prepare(&backend, &weight.parts(), d_in).unwrap();
+            let parts = quant::prepare(&backend, &weight.parts(), d_in, ActivationPrecision::Exact).unwrap().parts;
             let nr = parts[0].form.nr;
             for k in [0..d_in, 32..64, 96..416, 736..768] {
                 for panel in 0..parts[0].n_panels() {
@@ -102,25 +102,30 @@ fn widened_codes_are_the_dequantised_weights() {
 #[test]
 fn empty_weights_and_rows_are_fine() {
     for backend in backends::<bf16>() {
-        for (rows, d_in, d_out) in [(0, 32, 5), (2, 32, 0), (2, 0, 5), (30, 0, 5), (30, 32, 0)] {
-            let blocks = vec![0x3c; d_out * d_in / 32 * 34];
-            let part = QuantPart { kind: QuantKind::Q8_0, blocks: &blocks, rows: d_out };
-            let none = QuantPart { kind: QuantKind::Q4_0, blocks: &[], rows: 0 };
-            let weight = backend.prepare_quantized(&[none, part, none], d_in).unwrap();
-            let mut out = buf(&vec![bf16::from_f32(3.0); rows * d_out]);
-            backend.linear_prepared(LinearPrepared {
-                inp: &Random(1).buf(rows * d_in),
-                weight: &weight,
-                bias: None,
-                out: &mut out,
-                epilogue: InferEpilogue::Store,
-                shape: LinearShape { rows, d_in, d_out },
-            });
-            assert!(d_in > 0 || out.iter().all(|x| x.to_f32() == 0.0), "a sum of nothing is 0");
-        }
-        let empty = backend.prepare_quantized(&[], 32).unwrap();
-        assert_eq!((empty.d_out(), empty.bytes()), (0, 0));
+        empty_weights_and_rows(&backend, ActivationPrecision::Exact);
+        empty_weights_and_rows(&backend, ActivationPrecision::Int8);
     }
+}
+
+fn empty_weights_and_rows(backend: &CpuBackend<bf16>, precision: ActivationPrecision) {
+    for (rows, d_in, d_out) in [(0, 32, 5), (2, 32, 0), (2, 0, 5), (30, 0, 5), (30, 32, 0)] {
+        let blocks = vec![0x3c; d_out * d_in / 32 * 34];
+        let part = QuantPart { kind: QuantKind::Q8_0, blocks: &blocks, rows: d_out };
+        let none = QuantPart { kind: QuantKind::Q4_0, blocks: &[], rows: 0 };
+        let weight = backend.prepare_quantized(&[none, part, none], d_in, precision).unwrap();
+        let mut out = buf(&vec![bf16::from_f32(3.0); rows * d_out]);
+        backend.linear_prepared(LinearPrepared {
+            inp: &Random(1).buf(rows * d_in),
+            weight: &weight,
+            bias: None,
+            out: &mut out,
+            epilogue: InferEpilogue::Store,
+            shape: LinearShape { rows, d_in, d_out },
+        });
+        assert!(d_in > 0 || out.iter().all(|x| x.to_f32() == 0.0), "a sum of nothing is 0");
+    }
+    let empty = backend.prepare_quantized(&[], 32, precision).unwrap();
+    assert_eq!((empty.d_out(), empty.bytes()), (0, 0));
 }
 
 /// Every bit pattern of the 16-bit scales in some block: what they do to their own outputs is unspecified, but none may

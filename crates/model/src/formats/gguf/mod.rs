@@ -11,6 +11,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use verve_gguf::{GgufFile, TensorType};
+use verve_ops::quant::ActivationPrecision;
 use verve_ops::{InferBackend, Real};
 
 use self::names::{RowOrder, Source};
@@ -184,11 +185,16 @@ impl GgufModel {
         })
     }
 
-    /// Reads and prepares all weights for generation, one tensor at a time.
+    /// Reads and prepares all weights for generation, one tensor at a time. `precision` is that of products with weights
+    /// that stay in blocks.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn infer_weights<B: InferBackend>(&self, backend: &B) -> Result<InferWeights<B>, ModelError> {
+    pub fn infer_weights<B: InferBackend>(
+        &self,
+        backend: &B,
+        precision: ActivationPrecision,
+    ) -> Result<InferWeights<B>, ModelError> {
         let mut host: Vec<B::Elem> = Vec::new();
         let fill = |spec: &ParamSpec, buffer: &mut B::Buf<B::Elem>| {
             host.clear();
@@ -197,7 +203,7 @@ impl GgufModel {
             backend.upload(&host, buffer);
             Ok(())
         };
-        InferWeights::build_quantized(backend, &self.config, |spec| self.blocks(spec), fill)
+        InferWeights::build_quantized(backend, &self.config, precision, |spec| self.blocks(spec), fill)
     }
 }
 
