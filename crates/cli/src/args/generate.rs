@@ -82,6 +82,34 @@ pub struct SamplingArgs {
     /// Sample from tokens at least this likely relative to the likeliest
     #[arg(long, value_name = "P", default_value = "0", value_parser = units::probability_or_zero)]
     pub min_p: f32,
+    /// Sample from the tokens whose surprise is nearest to the expected one, that together have this probability (locally
+    /// typical)
+    #[arg(long, value_name = "P", default_value = "1", value_parser = units::probability)]
+    pub typical_p: f32,
+    /// Sample from logits within N standard deviations of the greatest; 0 for all
+    #[arg(long, value_name = "N", default_value = "0", value_parser = units::from_0_to_100)]
+    pub top_n_sigma: f32,
+    /// Keep the surprise near so many bits a token, in place of all --top-, --min- and --typical-p (mirostat 2); 0 for off
+    #[arg(long, value_name = "BITS", default_value = "0", value_parser = units::from_0_to_100)]
+    pub mirostat_tau: f32,
+    /// How fast mirostat follows its aim
+    #[arg(long, value_name = "X", default_value = "0.1", value_parser = units::probability_or_zero)]
+    pub mirostat_eta: f32,
+    /// Taken off the logits of tokens that go on with a repetition (DRY); 0 for off, 0.8 is usual
+    #[arg(long, value_name = "X", default_value = "0", value_parser = units::from_0_to_100)]
+    pub dry_multiplier: f32,
+    /// The DRY penalty grows by this factor with each token of the repetition
+    #[arg(long, value_name = "X", default_value = "1.75", value_parser = units::from_1_to_100)]
+    pub dry_base: f32,
+    /// Tokens of a repetition from which on DRY acts
+    #[arg(long, value_name = "N", default_value = "2", value_parser = units::small_count)]
+    pub dry_allowed_length: usize,
+    /// Repetitions do not go across this text; may be given several times [default: line break, ":", quotation mark, "*"]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub dry_breaker: Vec<String>,
+    /// Last tokens of prompt and answer that DRY looks at; 0 for all
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub dry_range: usize,
     /// Above 1 makes tokens that already occur less likely
     #[arg(long, value_name = "R", default_value = "1", value_parser = units::positive_f32)]
     pub repetition_penalty: f32,

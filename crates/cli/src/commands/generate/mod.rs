@@ -64,14 +64,27 @@ pub fn own_dtype(model: &Model) -> Result<Dtype> {
 
 /// Sampling as the flags have it; no log-probabilities.
 pub fn params(args: &SamplingArgs) -> SamplingParams {
+    let dry_breakers = match &args.dry_breaker[..] {
+        [] => SamplingParams::default().dry_breakers,
+        texts => texts.to_vec(),
+    };
     SamplingParams {
         temperature: args.temperature,
         top_k: args.top_k,
         top_p: args.top_p,
         min_p: args.min_p,
+        typical_p: args.typical_p,
+        top_n_sigma: args.top_n_sigma,
+        mirostat_tau: args.mirostat_tau,
+        mirostat_eta: args.mirostat_eta,
         repetition_penalty: args.repetition_penalty,
         presence_penalty: args.presence_penalty,
         frequency_penalty: args.frequency_penalty,
+        dry_multiplier: args.dry_multiplier,
+        dry_base: args.dry_base,
+        dry_allowed_length: args.dry_allowed_length,
+        dry_breakers,
+        dry_range: args.dry_range,
         logit_bias: args.logit_bias.clone(),
         stop: args.stop.clone(),
         seed: args.seed.unwrap_or_else(drawn_seed),
