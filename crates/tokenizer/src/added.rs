@@ -109,7 +109,7 @@ fn last_char(text: &[u8]) -> Option<char> {
 }
 
 /// The first character of `text`, if it starts with a whole one.
-fn first_char(text: &[u8]) -> Option<char> {
+pub(crate) fn first_char(text: &[u8]) -> Option<char> {
     (1..=text.len().min(4)).find_map(|length| std::str::from_utf8(&text[..length]).ok()?.chars().next())
 }
 
@@ -122,7 +122,7 @@ fn starts_with_word(text: &[u8]) -> bool {
 }
 
 /// Length of `text` without the white space at its end.
-fn trimmed_end(mut text: &[u8]) -> usize {
+pub(crate) fn trimmed_end(mut text: &[u8]) -> usize {
     while let Some(space) = last_char(text).filter(|character| character.is_whitespace()) {
         text = &text[..text.len() - space.len_utf8()];
     }
@@ -130,7 +130,7 @@ fn trimmed_end(mut text: &[u8]) -> usize {
 }
 
 /// Length of `text` without the white space at its start.
-fn trimmed_start(mut text: &[u8]) -> usize {
+pub(crate) fn trimmed_start(mut text: &[u8]) -> usize {
     while let Some(space) = first_char(text).filter(|character| character.is_whitespace()) {
         text = &text[space.len_utf8()..];
     }

@@ -15,7 +15,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A folder without a tokenizer in it.
-    #[error("{}: no tokenizer here; looked for tokenizer.json, for vocab.json with merges.txt, and for a .tiktoken file", path.display())]
+    #[error("{}: no tokenizer here; looked for tokenizer.json, tokenizer.model, spiece.model, vocab.json with merges.txt, and a .tiktoken file", path.display())]
     NotFound {
         /// The folder.
         path: PathBuf,

@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use crate::bytes::{spell, unspell};
 use crate::error::{Error, Result};
-use crate::pieces::{Choice, Piece, PieceParts, Pieces, byte_of};
-use crate::rules::{Form, Prefix, Rules, Scheme, Step, Strip};
+use crate::pieces::{PieceEncoder, Pieces};
+use crate::rules::{Form, Prefix, Rules, Scheme, Step};
+use crate::scored::{Algorithm, BYTE, CONTROL, NORMAL, Scored, UNKNOWN, UNUSED, USER_DEFINED};
 use crate::split::{META, PreSplit};
 use crate::tokenizer::{Model, Tokenizer};
-use crate::vocab::{AddedToken, Kind, Matching, Parts};
+use crate::vocab::{AddedToken, Kind, Parts};
 
 /// The values of a GGUF file's `tokenizer.ggml.*` keys, each under its key's last word.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,14 +41,6 @@ pub struct GgufVocab {
     /// `add_space_prefix`: whether text of a `llama` or `t5` model gets a space in front.
     pub add_space_prefix: Option<bool>,
 }
-
-/// Token types of the format.
-pub(crate) const NORMAL: i32 = 1;
-pub(crate) const UNKNOWN: i32 = 2;
-pub(crate) const CONTROL: i32 = 3;
-pub(crate) const USER_DEFINED: i32 = 4;
-pub(crate) const UNUSED: i32 = 5;
-pub(crate) const BYTE: i32 = 6;
 
 /// What this module's errors call the source.
 const ORIGIN: &str = "GGUF vocabulary";
@@ -156,6 +149,9 @@ impl Tokenizer {
             ([], Prefix::Meta(scheme)) => scheme != Scheme::Never,
             _ => return refuse(format!("{:?} {:?}", rules.normalizer, rules.prefix)),
         };
+        if let PieceEncoder::Unigram(_) = pieces.encoder {
+            return Err(Error::unsupported("writing GGUF", "model type", "unigram", "BPE"));
+        }
         let fallback = pieces.encoder.fallback();
         let mut tokens: Vec<String> = Vec::with_capacity(self.n_vocab());
         let mut types = Vec::with_capacity(self.n_vocab());
@@ -292,58 +288,18 @@ pub(crate) fn roles(vocab: &GgufVocab, adds_bos_unless_told: bool) -> Rules {
 
 /// A SentencePiece BPE vocabulary.
 fn from_scores(vocab: GgufVocab) -> Result<Tokenizer> {
-    let scores = vocab
-        .scores
-        .as_ref()
-        .ok_or_else(|| Error::malformed(ORIGIN, "scores", "missing; a llama vocabulary has them"))?;
-    let mut pieces = Vec::with_capacity(vocab.tokens.len());
-    let mut added = Vec::new();
-    let mut bytes = 0;
-    for ((id, text), score) in (0u32..).zip(&vocab.tokens).zip(scores) {
-        let user_defined = |special: bool| AddedToken {
-            special,
-            matching: Matching { normalized: !special, ..Matching::default() },
-            ..AddedToken::special(text.clone(), id)
-        };
-        let mut piece = Piece { text: text.clone(), id, byte: None, score: f64::from(*score) };
-        match token_type(&vocab, id)? {
-            NORMAL => pieces.push(piece),
-            BYTE => {
-                piece.byte = byte_of(text);
-                if piece.byte.is_none() {
-                    let problem = format!("{text:?}; a byte is written <0x00> to <0xFF>");
-                    return Err(Error::malformed(ORIGIN, format!("token {id}"), problem));
-                }
-                bytes += 1;
-                pieces.push(piece);
-            }
-            UNUSED => {}
-            USER_DEFINED => added.push(user_defined(false)),
-            _ => added.push(user_defined(true)),
-        }
-    }
-    let mut rules = roles(&vocab, true);
-    // A vocabulary without the type of its unknown token is not complete, but its texts can still be.
-    rules.unk = rules.unk.or_else(|| (0u32..).zip(&vocab.tokens).map(|(id, _)| id).find(|id| is_unknown(&vocab, *id)));
-    if vocab.add_space_prefix.unwrap_or(true) {
-        rules.normalizer.push(Step::Dummy(META.to_owned()));
-        rules.strip = Strip::Space;
-    }
-    rules.normalizer.push(Step::Replace { from: " ".to_owned(), to: META.to_owned() });
-    Tokenizer::from_pieces(
-        ORIGIN,
-        PieceParts {
-            pieces,
-            added,
-            choice: Choice::Scores,
-            split: PreSplit::Whole,
-            fuse_unk: true,
-            byte_fallback: bytes > 0,
-            rules,
-        },
-    )
-}
-
-fn is_unknown(vocab: &GgufVocab, id: u32) -> bool {
-    vocab.token_types.as_ref().and_then(|types| types.get(id as usize)) == Some(&UNKNOWN)
+    let rules = roles(&vocab, true);
+    let scores =
+        vocab.scores.ok_or_else(|| Error::malformed(ORIGIN, "scores", "missing; a llama vocabulary has them"))?;
+    let types = vocab.token_types.unwrap_or_else(|| vec![NORMAL; vocab.tokens.len()]);
+    let pieces = vocab.tokens.into_iter().zip(scores).zip(types);
+    let scored = Scored {
+        algorithm: Algorithm::Bpe,
+        pieces: pieces.map(|((text, score), kind)| (text, score, kind)).collect(),
+        charsmap: None,
+        space_in_front: vocab.add_space_prefix.unwrap_or(true),
+        trim_spaces: false,
+        rules,
+    };
+    scored.build(ORIGIN)
 }

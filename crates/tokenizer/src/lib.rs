@@ -1,4 +1,5 @@
-//! Byte-level BPE: training, encoding in linear time, streaming decoding, file formats.
+//! Tokenizers: byte-level BPE (trained here too), SentencePiece BPE and unigram; encoding in linear time, streaming
+//! decoding, file formats.
 //!
 //! One implementation serves data preparation, training, evaluation and serving. A [`Tokenizer`] is loaded from the
 //! usual files ([`Tokenizer::load`]) or learnt from text ([`train::Trainer`]), encodes exactly as the published definition says,
@@ -7,7 +8,9 @@
 #![forbid(unsafe_code)]
 
 mod added;
+mod base64;
 mod bytes;
+mod charsmap;
 mod decode;
 mod encode;
 mod error;
@@ -15,6 +18,7 @@ mod format;
 mod gguf;
 mod pieces;
 mod rules;
+mod scored;
 mod split;
 mod tokenizer;
 pub mod train;

@@ -1,8 +1,11 @@
-//! Models of pieces of text: SentencePiece's BPE with its merges by score, or with a list of merges.
+//! Models of pieces of text: SentencePiece's BPE with its merges by score or with a list of merges, and unigram models.
+//!
+//! Ordinary text never becomes a special token or a byte's piece (`<0x0A>`), however it is written: such pieces are no
+//! part of the model. Hugging Face's library does the same for BPE; for unigram models it matches them in text.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::encode::{CharTable, Fallback, Merge, PairTable, Queue, SymbolBpe, SymbolParts};
+use crate::encode::{CharTable, Fallback, Merge, PairTable, Queue, SymbolBpe, SymbolParts, Unigram, UnigramParts};
 use crate::error::{Error, Result};
 use crate::rules::Rules;
 use crate::split::{META, PreSplit};
@@ -32,6 +35,8 @@ pub(crate) enum Choice {
     Scores,
     /// BPE with a list of pairs; whether a text that is a piece as a whole becomes it in any case.
     Merges { pairs: Vec<(u32, u32)>, whole_pieces: bool },
+    /// Unigram: the pieces whose scores add up to most. `min_score` is the lowest of all pieces, special ones too.
+    Unigram { min_score: f64 },
 }
 
 /// What a file says, before checks.
@@ -61,7 +66,53 @@ pub(crate) struct Pieces {
     pub(crate) texts: Vec<Box<str>>,
     /// Score of each id; empty for models without.
     pub(crate) scores: Vec<f64>,
-    pub(crate) encoder: SymbolBpe,
+    pub(crate) encoder: PieceEncoder,
+}
+
+/// What turns prepared text into pieces.
+#[derive(Debug)]
+pub(crate) enum PieceEncoder {
+    Bpe(SymbolBpe),
+    Unigram(Unigram),
+}
+
+impl PieceEncoder {
+    pub(crate) fn encode_into(&self, text: &[u8], out: &mut Vec<u32>) {
+        match self {
+            Self::Bpe(bpe) => bpe.encode_into(text, out),
+            Self::Unigram(unigram) => unigram.encode_into(text, out),
+        }
+    }
+
+    pub(crate) fn split(&self) -> PreSplit {
+        match self {
+            Self::Bpe(bpe) => bpe.split(),
+            Self::Unigram(unigram) => unigram.split(),
+        }
+    }
+
+    /// Merges in order; unigram models have none.
+    pub(crate) fn merges(&self) -> &[Merge] {
+        match self {
+            Self::Bpe(bpe) => bpe.merges(),
+            Self::Unigram(_) => &[],
+        }
+    }
+
+    pub(crate) fn fallback(&self) -> &Fallback {
+        match self {
+            Self::Bpe(bpe) => bpe.fallback(),
+            Self::Unigram(unigram) => unigram.fallback(),
+        }
+    }
+
+    /// Whether whole pieces are looked up first.
+    pub(crate) fn whole_pieces(&self) -> bool {
+        match self {
+            Self::Bpe(bpe) => bpe.whole_pieces(),
+            Self::Unigram(_) => false,
+        }
+    }
 }
 
 /// Checks the parts and builds the vocabulary and the model. `origin` names the source in errors.
@@ -86,14 +137,20 @@ pub(crate) fn build(origin: &str, parts: PieceParts) -> Result<(Vocab, Pieces)> 
         kinds[piece.id as usize] = if piece.byte.is_some() { Kind::Merged } else { Kind::Unreachable };
     }
     let fallback = fallback(origin, &parts)?;
-    let model = symbols(origin, &parts, n_vocab, fallback, &mut kinds)?;
+    check_pieces(origin, &parts)?;
+    let model = match parts.choice {
+        Choice::Unigram { min_score } => PieceEncoder::Unigram(unigram(&parts, min_score, fallback, &mut kinds)),
+        Choice::Scores | Choice::Merges { .. } => {
+            PieceEncoder::Bpe(symbols(origin, &parts, n_vocab, fallback, &mut kinds)?)
+        }
+    };
     for token in &parts.added {
         texts[token.id as usize] = token.content.as_str().into();
         bytes_of[token.id as usize] = token.content.replace(META, " ").into_bytes();
         kinds[token.id as usize] = Kind::Added;
     }
     let mut scores = Vec::new();
-    if matches!(parts.choice, Choice::Scores) {
+    if !matches!(parts.choice, Choice::Merges { .. }) {
         scores = vec![0.0; n_vocab];
         for piece in &parts.pieces {
             scores[piece.id as usize] = piece.score;
@@ -142,6 +199,36 @@ fn fallback(origin: &str, parts: &PieceParts) -> Result<Fallback> {
     Ok(fallback)
 }
 
+/// Checks sizes and scores of the pieces that text may become.
+fn check_pieces(origin: &str, parts: &PieceParts) -> Result<()> {
+    let mut total = 0;
+    for piece in &parts.pieces {
+        total += piece.text.len();
+        if piece.text.len() > MAX_PIECE || total > MAX_TOTAL {
+            let problem = format!("{total} bytes up to here; limits are {MAX_PIECE} for a piece, {MAX_TOTAL} in all");
+            return Err(Error::malformed(origin, format!("piece {}", piece.id), problem));
+        }
+        if !piece.score.is_finite() {
+            return Err(Error::malformed(origin, format!("score of piece {}", piece.id), piece.score.to_string()));
+        }
+    }
+    Ok(())
+}
+
+/// The unigram model; marks its pieces.
+fn unigram(parts: &PieceParts, min_score: f64, fallback: Fallback, kinds: &mut [Kind]) -> Unigram {
+    let pieces: Vec<(&str, u32, f64)> = parts
+        .pieces
+        .iter()
+        .filter(|piece| piece.byte.is_none())
+        .map(|piece| (piece.text.as_str(), piece.id, piece.score))
+        .collect();
+    for (_, id, _) in &pieces {
+        kinds[*id as usize] = Kind::Merged;
+    }
+    Unigram::new(&UnigramParts { split: parts.split, pieces, min_score, fallback })
+}
+
 /// The BPE model; marks the pieces that merging makes.
 fn symbols(
     origin: &str,
@@ -152,12 +239,6 @@ fn symbols(
 ) -> Result<SymbolBpe> {
     let mergeable = |piece: &&Piece| piece.byte.is_none() || matches!(parts.choice, Choice::Merges { .. });
     let pieces: Vec<&Piece> = parts.pieces.iter().filter(mergeable).collect();
-    let longest = pieces.iter().map(|piece| piece.text.len()).max().unwrap_or(0);
-    let total: usize = pieces.iter().map(|piece| piece.text.len()).sum();
-    if longest > MAX_PIECE || total > MAX_TOTAL {
-        let problem = format!("{total} bytes, the longest piece {longest}; limits {MAX_TOTAL} and {MAX_PIECE}");
-        return Err(Error::malformed(origin, "pieces", problem));
-    }
     let ids: HashMap<&str, u32> = pieces.iter().map(|piece| (piece.text.as_str(), piece.id)).collect();
     let mut chars: HashMap<char, u32> = HashMap::new();
     let mut parts_only = Vec::new();
@@ -176,8 +257,8 @@ fn symbols(
         }
     }
     let (merges, priorities) = match &parts.choice {
-        Choice::Scores => merges_by_score(origin, &pieces, &ids, &chars)?,
         Choice::Merges { pairs, .. } => (merges_of_pairs(origin, pairs, &parts.pieces, &ids)?, None),
+        Choice::Scores | Choice::Unigram { .. } => merges_by_score(&pieces, &ids, &chars),
     };
     let all = PairTable::new(merges, priorities);
     let table = live(&all, &pieces, &chars, kinds);
@@ -211,15 +292,7 @@ fn symbols(
 type Prioritised = (Vec<Merge>, Option<Vec<u32>>);
 
 /// Every way to cut each piece in two, in order of the pieces' scores.
-fn merges_by_score(
-    origin: &str,
-    pieces: &[&Piece],
-    ids: &HashMap<&str, u32>,
-    chars: &HashMap<char, u32>,
-) -> Result<Prioritised> {
-    if let Some(piece) = pieces.iter().find(|piece| !piece.score.is_finite()) {
-        return Err(Error::malformed(origin, format!("score of piece {}", piece.id), piece.score.to_string()));
-    }
+fn merges_by_score(pieces: &[&Piece], ids: &HashMap<&str, u32>, chars: &HashMap<char, u32>) -> Prioritised {
     let mut sorted: Vec<&Piece> = pieces.to_vec();
     sorted.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
     let find = |text: &str| {
@@ -246,7 +319,7 @@ fn merges_by_score(
             }
         }
     }
-    Ok((merges, Some(priorities)))
+    (merges, Some(priorities))
 }
 
 /// The piece that each pair makes. Of equal pairs the last counts, as in every reader of these files.

@@ -1,9 +1,12 @@
 //! What happens to text in front of the model and behind it: normalisers, prefixes, the tokens put around a text.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick, is_nfkc_quick};
 
+use crate::added::{first_char, trimmed_end, trimmed_start};
+use crate::charsmap::Charsmap;
 use crate::split::META;
 
 /// One step of a normaliser.
@@ -17,6 +20,14 @@ pub(crate) enum Step {
     Dummy(String),
     /// Every occurrence of a text, left to right, becomes another.
     Replace { from: String, to: String },
+    /// Two spaces or more in a row become a text.
+    Squeeze(String),
+    /// Spaces at both ends are dropped, and [`META`] at the end: SentencePiece's own way.
+    TrimSpaces,
+    /// White space at one or both ends is dropped.
+    Strip { left: bool, right: bool },
+    /// SentencePiece's character map.
+    Charsmap(Arc<Charsmap>),
 }
 
 /// A Unicode normal form.
@@ -45,6 +56,8 @@ pub(crate) enum Prefix {
     None,
     /// Spaces become [`META`]; one more goes in front of text that does not start with one.
     Meta(Scheme),
+    /// White space is dropped; each word gets a [`META`] in front, unless it starts with one.
+    Words,
 }
 
 /// What decoding drops at the start of a text.
@@ -54,6 +67,8 @@ pub(crate) enum Strip {
     None,
     /// One space.
     Space,
+    /// All spaces that the first token starts with.
+    FirstToken,
 }
 
 /// Everything around the model.
@@ -112,6 +127,23 @@ impl Rules {
                 put_replaced(&text, b" ", META.as_bytes(), &mut out);
                 Cow::Owned(out)
             }
+            Prefix::Words => {
+                let mut out = Vec::with_capacity(text.len() + text.len() / 2 + META.len());
+                let mut rest = &text[..];
+                loop {
+                    rest = &rest[rest.len() - trimmed_start(rest)..];
+                    if rest.is_empty() {
+                        break;
+                    }
+                    let (word, behind) = rest.split_at(word_end(rest));
+                    if !word.starts_with(META.as_bytes()) {
+                        out.extend_from_slice(META.as_bytes());
+                    }
+                    out.extend_from_slice(word);
+                    rest = behind;
+                }
+                Cow::Owned(out)
+            }
         }
     }
 }
@@ -129,8 +161,55 @@ impl Step {
                 put_replaced(text, from.as_bytes(), to.as_bytes(), &mut out);
                 Some(out)
             }
+            Self::Squeeze(to) => squeeze(text, to.as_bytes()),
+            Self::TrimSpaces => changed(text, trim_spaces(text)),
+            Self::Strip { left, right } => {
+                let end = if *right { trimmed_end(text) } else { text.len() };
+                let start = if *left { end - trimmed_start(&text[..end]) } else { 0 };
+                changed(text, &text[start..end])
+            }
+            Self::Charsmap(map) => map.apply(text),
         }
     }
+}
+
+/// The shorter text, if it is shorter.
+fn changed(text: &[u8], shorter: &[u8]) -> Option<Vec<u8>> {
+    (shorter.len() < text.len()).then(|| shorter.to_vec())
+}
+
+/// `text` without the spaces (U+0020) at its ends, nor any [`META`] at its end.
+fn trim_spaces(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|byte| *byte != b' ').unwrap_or(text.len());
+    let mut rest = &text[start..];
+    while let Some(shorter) = rest.strip_suffix(b" ").or_else(|| rest.strip_suffix(META.as_bytes())) {
+        rest = shorter;
+    }
+    rest
+}
+
+/// `text` with two spaces or more in a row as `to`.
+fn squeeze(text: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+    if !text.windows(2).any(|pair| pair == b"  ") {
+        return None;
+    }
+    let mut out = Vec::with_capacity(text.len());
+    for run in text.chunk_by(|a, b| (*a == b' ') == (*b == b' ')) {
+        out.extend_from_slice(if run.starts_with(b"  ") { to } else { run });
+    }
+    Some(out)
+}
+
+/// Where the first white space of `text` is, or its end.
+fn word_end(text: &[u8]) -> usize {
+    let mut at = 0;
+    while at < text.len() {
+        match first_char(&text[at..]) {
+            Some(character) if character.is_whitespace() => break,
+            character => at += character.map_or(1, char::len_utf8),
+        }
+    }
+    at
 }
 
 impl Form {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::added::{Matchers, Part, SpecialTokens};
 use crate::encode::{Encoder, Merge};
 use crate::error::{Error, Result};
-use crate::pieces::{self, PieceParts, Pieces};
+use crate::pieces::{self, PieceEncoder, PieceParts, Pieces};
 use crate::rules::{Rules, Strip};
 use crate::split::PreSplit;
 use crate::vocab::{AddedToken, Kind, Matching, Parts, Vocab};
@@ -14,11 +14,12 @@ use crate::vocab::{AddedToken, Kind, Matching, Parts, Vocab};
 /// Name of the token that ends a document.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// A byte-level BPE tokenizer. It is immutable and shared between threads behind an [`std::sync::Arc`].
+/// A tokenizer of any [`ModelKind`]. It is immutable and shared between threads behind an [`std::sync::Arc`].
 ///
-/// Ids are those of the published algorithm: the text is cut into pieces by the pre-splitter, each piece starts as its
-/// bytes, and the adjacent pair that comes first in the merge list, the leftmost of equals, is merged until none is
-/// left. Encoding takes time linear in the text, whatever the text is.
+/// Ids are those of the published algorithms. BPE: the text is cut into pieces by the pre-splitter, each piece starts as
+/// its bytes or characters, and the adjacent pair that comes first in the merge list, the leftmost of equals, is merged
+/// until none is left. Unigram: of all ways to cut a piece into entries of the vocabulary, the one whose scores add up to
+/// most. Encoding takes time linear in the text, whatever the text is (n log n for long words of SentencePiece BPE).
 #[derive(Debug)]
 pub struct Tokenizer {
     vocab: Vocab,
@@ -69,6 +70,8 @@ pub enum ModelKind {
     ByteLevelBpe,
     /// BPE over characters, as SentencePiece has it: Llama 2, Mistral, Gemma.
     SentencePieceBpe,
+    /// Unigram: T5, XGLM, many models of Japanese.
+    Unigram,
 }
 
 impl ModelKind {
@@ -77,6 +80,7 @@ impl ModelKind {
         match self {
             Self::ByteLevelBpe => "byte-level BPE",
             Self::SentencePieceBpe => "SentencePiece BPE",
+            Self::Unigram => "unigram",
         }
     }
 }
@@ -316,7 +320,8 @@ impl Tokenizer {
     pub fn kind(&self) -> ModelKind {
         match &self.model {
             Model::Bytes(_) => ModelKind::ByteLevelBpe,
-            Model::Pieces(_) => ModelKind::SentencePieceBpe,
+            Model::Pieces(Pieces { encoder: PieceEncoder::Bpe(_), .. }) => ModelKind::SentencePieceBpe,
+            Model::Pieces(Pieces { encoder: PieceEncoder::Unigram(_), .. }) => ModelKind::Unigram,
         }
     }
 
@@ -354,6 +359,11 @@ impl TextStart {
             Strip::Space => {
                 self.0 = Strip::None;
                 bytes.strip_prefix(b" ").unwrap_or(bytes)
+            }
+            Strip::FirstToken => {
+                self.0 = Strip::None;
+                let spaces = bytes.iter().take_while(|byte| **byte == b' ').count();
+                &bytes[spaces..]
             }
         }
     }
@@ -398,6 +408,12 @@ fn canonical_hash(vocab: &Vocab, model: &Model, rules: &Rules) -> String {
         put(&[u8::from(pieces.encoder.fallback().bytes.is_some())]);
         for text in &pieces.texts {
             put(text.as_bytes());
+        }
+        if let PieceEncoder::Unigram(unigram) = &pieces.encoder {
+            put(b"unigram");
+            for score in pieces.scores.iter().chain([&unigram.min_score()]) {
+                put(&score.to_le_bytes());
+            }
         }
     }
     for token in vocab.added.iter().filter(|token| token.matching != Matching::default()) {

@@ -179,8 +179,8 @@ fn what_is_not_reproduced_is_refused_by_name() {
     assert_eq!(parse(&accepted).unwrap().hash(), small().hash());
 
     let cases = [
-        ("/model/type", json!("Unigram"), "model type Unigram"),
         ("/model/type", json!("WordPiece"), "model type WordPiece"),
+        ("/model/type", json!("Unigram"), "pre_tokenizer ByteLevel"),
         ("/normalizer", json!({"type": "Lowercase"}), "normalizer Lowercase"),
         ("/pre_tokenizer", json!({"type": "Metaspace"}), "pre_tokenizer Metaspace"),
         ("/pre_tokenizer", json!(null), "pre_tokenizer none"),

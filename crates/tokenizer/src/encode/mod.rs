@@ -5,15 +5,17 @@
 //! result of short pieces. All of it computes the same function: starting from single bytes, merge the pair that comes
 //! first in the merge list, the leftmost of equals, until no pair is in the list.
 
+mod cache;
 mod long;
 mod merges;
 mod symbols;
 mod table;
+mod unigram;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 use crate::split::PreSplit;
+use cache::Pool;
 pub(crate) use long::LongScratch;
 use merges::{MAX_DIRECT, Outcome};
 pub(crate) use merges::{Merge, MergeTable};
@@ -21,6 +23,7 @@ pub(crate) use symbols::{CharTable, Fallback, PairTable, Queue, SymbolBpe, Symbo
 pub(crate) use table::NONE;
 use table::{FixedMap, Key, PieceKey};
 pub(crate) use table::{MAX_SHORT_PIECE, fold, piece_key};
+pub(crate) use unigram::{Unigram, UnigramParts};
 
 /// Slots of the piece cache, a power of two. At 32 bytes a slot it stays in a core's second-level cache.
 const CACHE_SLOTS: usize = 1 << 13;
@@ -41,7 +44,7 @@ pub(crate) struct Encoder {
     longest_piece: usize,
     /// Whether there are bytes without a token.
     lacks_bytes: bool,
-    pool: Mutex<Vec<Scratch>>,
+    pool: Pool<Scratch>,
 }
 
 #[derive(Clone, Copy)]
@@ -91,7 +94,7 @@ impl Encoder {
         }
         let short_pieces = FixedMap::new(&short);
         let lacks_bytes = merges.byte_tokens.contains(&NONE);
-        Self { split, merges, short_pieces, long_pieces, longest_piece, lacks_bytes, pool: Mutex::new(Vec::new()) }
+        Self { split, merges, short_pieces, long_pieces, longest_piece, lacks_bytes, pool: Pool::new() }
     }
 
     pub(crate) fn split(&self) -> PreSplit {
@@ -104,15 +107,14 @@ impl Encoder {
 
     /// Appends the tokens of `text`, which may be any bytes.
     pub(crate) fn encode_into(&self, text: &[u8], out: &mut Vec<u32>) {
-        let pooled = self.pool.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = pooled.unwrap_or_else(Scratch::new);
-        let mut start = 0;
-        while start < text.len() {
-            let end = self.split.piece_end(text, start);
-            self.encode_piece(text, start, end, &mut scratch, out);
-            start = end;
-        }
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        self.pool.with(Scratch::new, |scratch| {
+            let mut start = 0;
+            while start < text.len() {
+                let end = self.split.piece_end(text, start);
+                self.encode_piece(text, start, end, scratch, out);
+                start = end;
+            }
+        });
     }
 
     #[inline]

@@ -8,11 +8,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
 
+use super::cache::{Pool, WordCache};
 use super::merges::{MAX_DIRECT, Merge};
-use super::table::{FixedMap, Key, MAX_SHORT_PIECE, NONE, PieceKey, piece_key};
-use super::{CACHE_SEED, CACHE_SLOTS, CACHE_TOKENS, CacheSlot};
+use super::table::{FixedMap, NONE};
 use crate::split::{META, PreSplit};
 
 /// What becomes of characters that no piece is made of.
@@ -234,20 +233,21 @@ pub(crate) struct SymbolBpe {
     /// Whether text may be cut in front of a `▁`: it is a symbol of its own, so that nothing unknown reaches over it.
     cuts: bool,
     longest_whole: usize,
-    pool: Mutex<Vec<Scratch>>,
+    pool: Pool<Scratch>,
 }
 
 /// Working memory of one encoding thread.
+#[derive(Debug)]
 struct Scratch {
-    cache: Vec<CacheSlot>,
-    symbols: Vec<u32>,
-    queue: Queue,
+    cache: WordCache,
+    words: Words,
 }
 
-impl std::fmt::Debug for Scratch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scratch").finish_non_exhaustive()
-    }
+/// Working memory for words that are not in the cache.
+#[derive(Debug, Default)]
+struct Words {
+    symbols: Vec<u32>,
+    queue: Queue,
 }
 
 /// Longest text that is merged as a whole, so that positions fit 32 bits.
@@ -257,7 +257,7 @@ impl SymbolBpe {
     pub(crate) fn new(parts: SymbolParts) -> Self {
         let cuts = META.chars().all(|meta| parts.chars.get(meta) != NONE);
         let longest_whole = parts.whole.keys().map(|key| key.len()).max().unwrap_or(0);
-        Self { parts, cuts, longest_whole, pool: Mutex::new(Vec::new()) }
+        Self { parts, cuts, longest_whole, pool: Pool::new() }
     }
 
     pub(crate) fn split(&self) -> PreSplit {
@@ -279,56 +279,32 @@ impl SymbolBpe {
 
     /// Appends the tokens of `text`, which may be any bytes.
     pub(crate) fn encode_into(&self, text: &[u8], out: &mut Vec<u32>) {
-        let pooled = self.pool.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let empty = CacheSlot { key: [0; 2], tokens: [NONE; CACHE_TOKENS] };
-        let mut scratch = pooled.unwrap_or_else(|| Scratch {
-            cache: vec![empty; CACHE_SLOTS],
-            symbols: Vec::new(),
-            queue: Queue::default(),
-        });
-        let mut start = 0;
-        while start < text.len() {
-            let end = self.parts.split.piece_end(text, start);
-            let piece = &text[start..end];
-            let whole = (piece.len() <= self.longest_whole).then(|| self.parts.whole.get(piece)).flatten();
-            match whole {
-                Some(id) => out.push(*id),
-                None => self.encode_piece(text, start, end, &mut scratch, out),
+        let new = || Scratch { cache: WordCache::new(), words: Words::default() };
+        self.pool.with(new, |scratch| {
+            let mut start = 0;
+            while start < text.len() {
+                let end = self.parts.split.piece_end(text, start);
+                let piece = &text[start..end];
+                let whole = (piece.len() <= self.longest_whole).then(|| self.parts.whole.get(piece)).flatten();
+                match whole {
+                    Some(id) => out.push(*id),
+                    None => self.encode_piece(text, start, end, scratch, out),
+                }
+                start = end;
             }
-            start = end;
-        }
-        // Text without spaces can be as long as it likes; what it needed is given back.
-        if scratch.symbols.capacity() > 1 << 20 {
-            scratch.symbols = Vec::new();
-            scratch.queue = Queue::default();
-        }
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+            // Text without spaces can be as long as it likes; what it needed is given back.
+            if scratch.words.symbols.capacity() > 1 << 20 {
+                scratch.words = Words::default();
+            }
+        });
     }
 
     fn encode_piece(&self, text: &[u8], start: usize, end: usize, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let Scratch { cache, words } = scratch;
         let mut from = start;
         while from < end {
             let to = self.word_end(text, from, end);
-            let length = to - from;
-            if length > MAX_SHORT_PIECE {
-                self.encode_word(&text[from..to], scratch, out);
-            } else {
-                let key: PieceKey = piece_key(text, from, length);
-                let at = key.hash(CACHE_SEED) & (CACHE_SLOTS - 1);
-                let slot = scratch.cache[at];
-                if slot.key == key {
-                    out.extend(slot.tokens.iter().take_while(|token| **token != NONE));
-                } else {
-                    let before = out.len();
-                    self.encode_word(&text[from..to], scratch, out);
-                    let made = &out[before..];
-                    if made.len() <= CACHE_TOKENS {
-                        let mut tokens = [NONE; CACHE_TOKENS];
-                        tokens[..made.len()].copy_from_slice(made);
-                        scratch.cache[at] = CacheSlot { key, tokens };
-                    }
-                }
-            }
+            cache.encode(text, from, to, out, |word, out| self.encode_word(word, words, out));
             from = to;
         }
     }
@@ -357,30 +333,29 @@ impl SymbolBpe {
         last.is_some_and(|last| self.parts.joins.contains(&last))
     }
 
-    fn encode_word(&self, word: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    fn encode_word(&self, word: &[u8], words: &mut Words, out: &mut Vec<u32>) {
         for word in word.chunks(MAX_LONG) {
-            scratch.symbols.clear();
+            words.symbols.clear();
             for chunk in word.utf8_chunks() {
                 for character in chunk.valid().chars() {
                     match self.parts.chars.get(character) {
                         NONE => {
-                            let bytes = character.encode_utf8(&mut [0; 4]).len();
                             let mut buffer = [0; 4];
-                            character.encode_utf8(&mut buffer);
-                            self.parts.fallback.push(&buffer[..bytes], &mut scratch.symbols);
+                            let bytes = character.encode_utf8(&mut buffer).as_bytes();
+                            self.parts.fallback.push(bytes, &mut words.symbols);
                         }
-                        id => scratch.symbols.push(id),
+                        id => words.symbols.push(id),
                     }
                 }
                 if !chunk.invalid().is_empty() {
-                    self.parts.fallback.push(chunk.invalid(), &mut scratch.symbols);
+                    self.parts.fallback.push(chunk.invalid(), &mut words.symbols);
                 }
             }
-            if scratch.symbols.is_empty() {
+            if words.symbols.is_empty() {
                 continue;
             }
-            self.parts.table.merge(&mut scratch.symbols, &mut scratch.queue);
-            self.emit(&scratch.symbols, out);
+            self.parts.table.merge(&mut words.symbols, &mut words.queue);
+            self.emit(&words.symbols, out);
         }
     }
 

@@ -1,20 +1,68 @@
-//! SentencePiece BPE models in a `tokenizer.json`.
+//! Models of pieces of text in a `tokenizer.json`: SentencePiece BPE and unigram.
 
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::hf_read::Model;
+use super::hf_read::{Model, UnigramModel};
 use super::pair::shorten;
 use crate::error::{Error, Result};
-use crate::pieces::{Choice, Piece, PieceParts, Pieces, byte_of};
+use crate::pieces::{Choice, Piece, PieceEncoder, PieceParts, Pieces, byte_of};
 use crate::rules::Rules;
 use crate::split::PreSplit;
 use crate::tokenizer::Tokenizer;
 use crate::vocab::{AddedToken, Kind};
 
-/// Makes a tokenizer of a model and what stands around it.
-pub(super) fn parse(origin: &str, model: &Model, added: Vec<AddedToken>, mut rules: Rules) -> Result<Tokenizer> {
+/// Texts of special tokens, which no text but themselves becomes.
+fn special_texts(added: &[AddedToken]) -> HashSet<&str> {
+    added.iter().filter(|token| token.special).map(|token| token.content.as_str()).collect()
+}
+
+/// Makes a tokenizer of a unigram model and what stands around it.
+pub(super) fn parse_unigram(
+    origin: &str,
+    model: &UnigramModel,
+    added: Vec<AddedToken>,
+    split: PreSplit,
+    mut rules: Rules,
+) -> Result<Tokenizer> {
+    rules.unk = model.unk_id;
+    let special = special_texts(&added);
+    let min_score = model.vocab.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min);
+    let pieces = model
+        .vocab
+        .iter()
+        .zip(0..)
+        .filter(|((text, _), _)| !special.contains(text.as_str()))
+        .map(|((text, score), id)| Piece {
+            text: text.clone(),
+            id,
+            byte: if model.byte_fallback { byte_of(text) } else { None },
+            score: *score,
+        })
+        .collect();
+    Tokenizer::from_pieces(
+        origin,
+        PieceParts {
+            pieces,
+            added,
+            choice: Choice::Unigram { min_score },
+            split,
+            fuse_unk: true,
+            byte_fallback: model.byte_fallback,
+            rules,
+        },
+    )
+}
+
+/// Makes a tokenizer of a BPE model and what stands around it.
+pub(super) fn parse(
+    origin: &str,
+    model: &Model,
+    added: Vec<AddedToken>,
+    split: PreSplit,
+    mut rules: Rules,
+) -> Result<Tokenizer> {
     if let Some(name) = &model.unk_token {
         let added_id = added.iter().find(|token| token.content == *name).map(|token| token.id);
         let id = model.vocab.get(name).copied().or(added_id);
@@ -22,8 +70,7 @@ pub(super) fn parse(origin: &str, model: &Model, added: Vec<AddedToken>, mut rul
             Error::malformed(origin, "model.unk_token", format!("{:?} is not in the vocabulary", shorten(name)))
         })?);
     }
-    let special: HashSet<&str> =
-        added.iter().filter(|token| token.special).map(|token| token.content.as_str()).collect();
+    let special = special_texts(&added);
     let pieces: Vec<Piece> = model
         .vocab
         .iter()
@@ -57,7 +104,7 @@ pub(super) fn parse(origin: &str, model: &Model, added: Vec<AddedToken>, mut rul
             pieces,
             added,
             choice: Choice::Merges { pairs, whole_pieces: model.ignore_merges },
-            split: PreSplit::Whole,
+            split,
             fuse_unk: model.fuse_unk,
             byte_fallback: model.byte_fallback,
             rules,
@@ -69,6 +116,24 @@ pub(super) fn parse(origin: &str, model: &Model, added: Vec<AddedToken>, mut rul
 pub(super) fn model_json(tokenizer: &Tokenizer, pieces: &Pieces) -> Value {
     let fallback = pieces.encoder.fallback();
     let text = |id: u32| pieces.texts.get(id as usize).map_or("", |text| text);
+    if let PieceEncoder::Unigram(_) = pieces.encoder {
+        // An id is its place in the list, so those that stand for nothing need a text that no other has.
+        let vocab: Vec<Value> = tokenizer
+            .vocab()
+            .iter()
+            .zip(&pieces.scores)
+            .map(|((id, kind, _), score)| match kind {
+                Kind::Unused => json!([format!("\0unused {id}"), 0.0]),
+                _ => json!([text(id), score]),
+            })
+            .collect();
+        return json!({
+            "type": "Unigram",
+            "unk_id": fallback.unk,
+            "vocab": vocab,
+            "byte_fallback": fallback.bytes.is_some(),
+        });
+    }
     let vocab: serde_json::Map<String, Value> = tokenizer
         .vocab()
         .iter()

@@ -69,6 +69,22 @@ pub(super) struct Model {
     pub(super) merges: Vec<Pair>,
 }
 
+/// A unigram model: pieces with scores in order of id.
+#[derive(Deserialize)]
+pub(super) struct UnigramModel {
+    #[serde(default)]
+    pub(super) unk_id: Option<u32>,
+    #[serde(default)]
+    pub(super) byte_fallback: bool,
+    pub(super) vocab: Vec<(String, f64)>,
+}
+
+impl UnigramModel {
+    fn ids(&self) -> HashMap<String, u32> {
+        self.vocab.iter().zip(0..).map(|((text, _), id)| (text.clone(), id)).collect()
+    }
+}
+
 /// A merge, written as "left right" or as a list of two.
 pub(super) struct Pair(pub(super) String, pub(super) String);
 
@@ -109,19 +125,26 @@ pub(super) fn parse(origin: &str, content: &[u8]) -> Result<Tokenizer> {
         .map_err(|error| Error::malformed(origin, "tokenizer.json", error.to_string()))?;
     let model_type = type_name(&file.model);
     // Files written before the type was recorded have none.
-    if !matches!(model_type.as_str(), "BPE" | "none") {
-        return Err(Error::unsupported(origin, "model type", model_type, "BPE (byte level)"));
+    if !matches!(model_type.as_str(), "BPE" | "Unigram" | "none") {
+        return Err(Error::unsupported(origin, "model type", model_type, "BPE, Unigram"));
     }
     let mut rules = Rules { normalizer: hf_rules::normalizer(origin, &file.normalizer)?, ..Rules::default() };
     hf_rules::template(origin, &file.post_processor, &mut rules)?;
+    if model_type == "Unigram" {
+        let split = hf_rules::pieces_rules(origin, &file.pre_tokenizer, &file.decoder, &mut rules)?;
+        let model = UnigramModel::deserialize(file.model)
+            .map_err(|error| Error::malformed(origin, "model", error.to_string()))?;
+        let added = added_tokens(origin, file.added_tokens, &model.ids(), &rules)?;
+        return hf_pieces::parse_unigram(origin, &model, added, split, rules);
+    }
     let model = Model::deserialize(file.model).map_err(|error| Error::malformed(origin, "model", error.to_string()))?;
     check_model(origin, &model)?;
     let added = added_tokens(origin, file.added_tokens, &model.vocab, &rules)?;
     // Byte-level files say so in at least one of these; pieces of text need a decoder that puts them together.
     let is_bytes = file.decoder.is_null() || names_byte_level(&file.decoder) || names_byte_level(&file.pre_tokenizer);
     if !is_bytes {
-        hf_rules::pieces_rules(origin, &file.pre_tokenizer, &file.decoder, &mut rules)?;
-        return hf_pieces::parse(origin, &model, added, rules);
+        let split = hf_rules::pieces_rules(origin, &file.pre_tokenizer, &file.decoder, &mut rules)?;
+        return hf_pieces::parse(origin, &model, added, split, rules);
     }
     if rules.normalizer.iter().any(|step| !matches!(step, Step::Form(_))) {
         let found = type_name(&file.normalizer);

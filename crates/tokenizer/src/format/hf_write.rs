@@ -25,7 +25,7 @@ pub(super) fn write(tokenizer: &Tokenizer) -> String {
         .collect();
     let (around, model) = match tokenizer.model() {
         Model::Bytes(_) => bytes_json(tokenizer),
-        Model::Pieces(pieces) => (hf_rules::pieces_json(tokenizer.rules()), hf_pieces::model_json(tokenizer, pieces)),
+        Model::Pieces(pieces) => (hf_rules::pieces_json(tokenizer), hf_pieces::model_json(tokenizer, pieces)),
     };
     let [normalizer, pre_tokenizer, decoder] = around;
     let file = json!({

@@ -1,10 +1,13 @@
-//! Files: Hugging Face `tokenizer.json`, GPT-2's `vocab.json` with `merges.txt`, tiktoken rank files.
+//! Files: Hugging Face `tokenizer.json`, SentencePiece `.model`, GPT-2's `vocab.json` with `merges.txt`, tiktoken rank
+//! files.
 
 mod hf_pieces;
 mod hf_read;
 mod hf_rules;
 mod hf_write;
 mod pair;
+mod protobuf;
+mod sentencepiece;
 mod tiktoken;
 
 use std::fs::{self, File};
@@ -18,12 +21,16 @@ use crate::vocab::AddedToken;
 /// Largest file read. The largest published tokenizer files have about 35 MB.
 const MAX_FILE_BYTES: u64 = 1 << 28;
 
+/// First byte of a SentencePiece model: the tag of a piece.
+const SENTENCEPIECE_START: u8 = 0x0a;
+
 impl Tokenizer {
     /// Loads a tokenizer from a file or from a folder.
     ///
-    /// A folder is searched for `tokenizer.json`, then for `vocab.json` with `merges.txt`, then for a single
-    /// `*.tiktoken` file. A file is read by its name: `vocab.json` or `merges.txt` with the other beside it,
-    /// `*.tiktoken` as ranks, everything else as `tokenizer.json`. See [`Self::from_tiktoken`] for what a rank file
+    /// A folder is searched for `tokenizer.json`, for `tokenizer.model` or `spiece.model`, for `vocab.json` with
+    /// `merges.txt`, and for a single `*.tiktoken` file, in this order. A file is read by its name: `vocab.json` or
+    /// `merges.txt` with the other beside it, `*.model` as SentencePiece's, `*.tiktoken` as ranks, everything else as
+    /// `tokenizer.json`. See [`Self::from_tiktoken`] for what a rank file
     /// leaves open.
     ///
     /// # Errors
@@ -40,11 +47,21 @@ impl Tokenizer {
             return pair::parse(&origin, &vocab, &merges);
         }
         let content = read_file(&file)?;
-        if name.ends_with(".tiktoken") {
-            tiktoken::parse(&origin, &content, None)
-        } else {
-            hf_read::parse(&origin, &content)
+        match file.extension().and_then(|ending| ending.to_str()) {
+            Some("tiktoken") => tiktoken::parse(&origin, &content, None),
+            // Llama 3's file of this name is a rank file: text, while a SentencePiece model starts with its first piece.
+            Some("model") if content.first() != Some(&SENTENCEPIECE_START) => tiktoken::parse(&origin, &content, None),
+            Some("model") => sentencepiece::parse(&origin, &content),
+            _ => hf_read::parse(&origin, &content),
         }
+    }
+
+    /// Reads the content of a SentencePiece `.model` file: a BPE or a unigram model.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_sentencepiece(content: &[u8]) -> Result<Self> {
+        sentencepiece::parse("SentencePiece model", content)
     }
 
     /// Reads the content of a `tokenizer.json`.
@@ -98,9 +115,9 @@ fn io_error(path: &Path, source: std::io::Error) -> Error {
 
 /// The tokenizer file of a folder.
 fn find_in(folder: &Path) -> Result<PathBuf> {
-    let json = folder.join("tokenizer.json");
-    if json.is_file() {
-        return Ok(json);
+    let known = ["tokenizer.json", "tokenizer.model", "spiece.model"].map(|name| folder.join(name));
+    if let Some(file) = known.into_iter().find(|file| file.is_file()) {
+        return Ok(file);
     }
     let vocab = folder.join("vocab.json");
     if vocab.is_file() && folder.join("merges.txt").is_file() {

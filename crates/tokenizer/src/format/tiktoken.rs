@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::pair::shorten;
+use crate::base64;
 use crate::error::{Error, Result};
 use crate::rules::Rules;
 use crate::split::PreSplit;
@@ -49,7 +50,7 @@ pub(super) fn parse(origin: &str, content: &[u8], added: Option<Vec<AddedToken>>
 
 fn parse_line(line: &str) -> Option<(Vec<u8>, u32)> {
     let (token, rank) = line.split_once(' ')?;
-    Some((decode_base64(token)?, rank.trim_end().parse().ok()?))
+    Some((base64::decode(token)?, rank.trim_end().parse().ok()?))
 }
 
 /// `<|endoftext|>` at the first id that no token has.
@@ -81,49 +82,4 @@ fn all_cuts(origin: &str, tokens: &[(Vec<u8>, u32)]) -> Result<Vec<(u32, u32)>> 
         }
     }
     Ok(cuts)
-}
-
-/// Standard base64 with padding (RFC 4648, section 4).
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=');
-    if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
-    let mut bits = 0u32;
-    let mut held = 0;
-    for digit in digits.bytes() {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-        }
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::decode_base64;
-
-    #[test]
-    fn base64_of_the_specification() {
-        let known = [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar")];
-        for (encoded, plain) in known {
-            assert_eq!(decode_base64(encoded).as_deref(), Some(plain.as_bytes()));
-        }
-        assert_eq!(decode_base64("+/+/").as_deref(), Some([0xfb, 0xff, 0xbf].as_slice()));
-        for wrong in ["Z", "Zg", "Zg=", "Z===", "Zm9*", "Z g=", "===="] {
-            assert_eq!(decode_base64(wrong), None, "{wrong}");
-        }
-    }
 }
