@@ -7,8 +7,12 @@
 // Rows and vectors index several things at once; plain indices say it best.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
+
+use verve_ops::quant::QuantKind;
+
 use super::super::kernel::{NV, quad};
-use super::super::panels::{Form, STEP};
+use super::super::panels::STEP;
 use super::super::vector::Codes;
 use super::dot::{self, Dot};
 use super::rows::{BLOCK_WORDS, CORRECTION_AT, SCALE_AT};
@@ -39,8 +43,7 @@ pub(super) fn wide_words(nr: usize, d_in: usize) -> usize {
 
 /// Operands of a kernel.
 #[derive(Clone, Copy)]
-pub(super) struct Args<'a> {
-    pub(super) form: &'a Form,
+pub(super) struct Args {
     pub(super) panel: *const u8,
     /// The same panel, for the kernels that read or write it.
     pub(super) wide: Wide,
@@ -54,9 +57,9 @@ pub(super) struct Args<'a> {
     pub(super) out_row: usize,
 }
 
-pub(super) type KernelFn = unsafe fn(&Args<'_>);
+pub(super) type KernelFn = unsafe fn(&Args);
 
-/// The kernels of one instruction set for one form.
+/// The kernels of one instruction set for one format.
 #[derive(Clone, Copy)]
 pub(super) struct KernelSet {
     /// `[rows - 1]`: products with a panel as it is.
@@ -68,25 +71,78 @@ pub(super) struct KernelSet {
 }
 
 impl KernelSet {
-    /// The kernels for a form. Calling them is sound because an [`Isa`] exists only on a host that has its instructions.
-    pub(super) fn of(isa: Isa, form: &Form) -> &'static KernelSet {
-        let sets = match isa.level() {
+    /// The kernels for a format. Calling them is sound because an [`Isa`] exists only on a host that has its instructions.
+    pub(super) fn of(isa: Isa, kind: QuantKind) -> &'static KernelSet {
+        match isa.level() {
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx512 if isa.features().vnni => &avx512_vnni::SETS,
+            SimdLevel::Avx512 if isa.features().vnni => avx512_vnni::set(kind),
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx512 => &avx512::SETS,
+            SimdLevel::Avx512 => avx512::set(kind),
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 => &avx2::SETS,
-            _ => &portable::SETS,
-        };
-        match (form.low_bits, form.high_bits) {
-            (2, 0) => &sets[0],
-            (2, 1) => &sets[1],
-            (4, 0) => &sets[2],
-            (4, 1) => &sets[3],
-            (4, 2) => &sets[4],
-            _ => &sets[5],
+            SimdLevel::Avx2 => avx2::set(kind),
+            _ => portable::set(kind),
         }
+    }
+}
+
+/// A format, as far as kernels are made for it; what [`Form`](super::super::panels::Form) says with constants.
+trait Format {
+    const LOW: u32;
+    const HIGH: u32;
+    const OFFSETS: bool;
+    const MULTIPLIERS: bool;
+
+    const BITS: u32 = Self::LOW + Self::HIGH;
+    const GROUP: usize = if Self::BITS == 4 || Self::BITS == 5 || Self::BITS == 8 { 32 } else { 16 };
+    const BLOCK: usize = if Self::MULTIPLIERS { 256 } else { 32 };
+}
+
+macro_rules! formats {
+    ($($name:ident: $low:literal + $high:literal, $offsets:literal, $multipliers:literal;)*) => {
+        $(
+            struct $name;
+            impl Format for $name {
+                const LOW: u32 = $low;
+                const HIGH: u32 = $high;
+                const OFFSETS: bool = $offsets;
+                const MULTIPLIERS: bool = $multipliers;
+            }
+        )*
+    };
+}
+
+formats! {
+    Q8_0: 8 + 0, false, false;
+    Q4_0: 4 + 0, false, false;
+    Q4_1: 4 + 0, true, false;
+    Q5_0: 4 + 1, false, false;
+    Q5_1: 4 + 1, true, false;
+    Q2K: 2 + 0, true, true;
+    Q3K: 2 + 1, false, true;
+    Q4K: 4 + 0, true, true;
+    Q5K: 4 + 1, true, true;
+    Q6K: 4 + 2, false, true;
+}
+
+/// Where the parts of a block are in a panel `nr` wide, as [`Form`](super::super::panels::Form) has it.
+struct Places {
+    offsets: usize,
+    multipliers: usize,
+    offset_multipliers: usize,
+    codes: usize,
+    step_bytes: usize,
+    block_bytes: usize,
+}
+
+impl Places {
+    const fn of<F: Format>(nr: usize) -> Places {
+        let groups = if F::MULTIPLIERS { F::BLOCK / F::GROUP } else { 0 };
+        let multipliers = if F::OFFSETS { 4 * nr } else { 2 * nr };
+        let offset_multipliers = multipliers + groups * nr;
+        let codes = offset_multipliers + if F::OFFSETS { groups * nr } else { 0 };
+        let step_bytes = F::BITS as usize * nr * size_of::<u32>();
+        let block_bytes = codes + F::BLOCK / STEP * step_bytes;
+        Places { offsets: 2 * nr, multipliers, offset_multipliers, codes, step_bytes, block_bytes }
     }
 }
 
@@ -98,102 +154,127 @@ trait Source<V: Codes> {
     const GROUP: usize;
     /// Bits of a code.
     const BITS: u32;
+    /// Whether groups have offsets.
+    const OFFSETS: bool;
 
     /// Goes to a step; they come in order, from 0.
     unsafe fn go_to(&mut self, step: usize);
-    /// Scales and offsets of a group of the step.
-    unsafe fn scales(&self, group: usize) -> ([V; NV], [V; NV]);
+    /// Scales of a group of the step.
+    unsafe fn scales(&self, group: usize) -> [V; NV];
+    /// Offsets of a group of the step.
+    unsafe fn offsets(&self, group: usize) -> [V; NV];
     /// The codes of a quad of the step, in the bytes of words.
     unsafe fn codes(&self, quad: usize) -> [V::Words; NV];
 }
 
 /// A panel as it is.
-struct Packed<'a, V, const LOW: u32, const HIGH: u32> {
-    form: &'a Form,
-    /// Block and step in it.
+struct Packed<V, F> {
+    panel: *const u8,
+    /// The current block, the step in it, and its codes.
     block: *const u8,
     step: usize,
     codes: *const u8,
     scale: [V; NV],
     offset: [V; NV],
+    format: PhantomData<F>,
 }
 
-impl<'a, V: Codes, const LOW: u32, const HIGH: u32> Packed<'a, V, LOW, HIGH> {
+impl<V: Codes, F: Format> Packed<V, F> {
+    const PLACES: Places = Places::of::<F>(NV * V::LANES);
+
     #[inline(always)]
-    unsafe fn new(args: &Args<'a>) -> Self {
+    unsafe fn new(args: &Args) -> Self {
         // SAFETY: the caller's promise.
         let zero = unsafe { [V::zero(); NV] };
-        Packed { form: args.form, block: args.panel, step: 0, codes: args.panel, scale: zero, offset: zero }
+        let panel = args.panel;
+        Packed { panel, block: panel, step: 0, codes: panel, scale: zero, offset: zero, format: PhantomData }
+    }
+
+    /// Numbers of two bytes of the block.
+    #[inline(always)]
+    unsafe fn halves(&self, at: usize) -> [V; NV] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut numbers = [V::zero(); NV];
+            for v in 0..NV {
+                numbers[v] = V::halves(self.block.add(at + 2 * v * V::LANES));
+            }
+            numbers
+        }
+    }
+
+    /// `numbers` times the multipliers of a group.
+    #[inline(always)]
+    unsafe fn multiplied(&self, mut numbers: [V; NV], at: usize, group: usize) -> [V; NV] {
+        if F::MULTIPLIERS {
+            let group = (self.step * (STEP / F::GROUP) + group) * NV * V::LANES;
+            for v in 0..NV {
+                // SAFETY: the caller's promise.
+                unsafe { numbers[v] = numbers[v].times(V::bytes(self.block.add(at + group + v * V::LANES))) };
+            }
+        }
+        numbers
     }
 }
 
-impl<V: Codes, const LOW: u32, const HIGH: u32> Source<V> for Packed<'_, V, LOW, HIGH> {
-    const GROUP: usize = if LOW == 2 || HIGH == 2 { 16 } else { 32 };
-    const BITS: u32 = LOW + HIGH;
+impl<V: Codes, F: Format> Source<V> for Packed<V, F> {
+    const GROUP: usize = F::GROUP;
+    const BITS: u32 = F::BITS;
+    const OFFSETS: bool = F::OFFSETS;
 
     #[inline(always)]
     unsafe fn go_to(&mut self, step: usize) {
-        // SAFETY: the caller's promise; offsets stay inside the block by the layout that `Form` describes.
+        let steps = F::BLOCK / STEP;
+        self.step = step % steps;
+        // SAFETY: the caller's promise; places are inside the block.
         unsafe {
-            let form = self.form;
-            self.step += 1;
-            if self.step * STEP >= form.block_len || step == 0 {
-                if step > 0 {
-                    self.block = self.block.add(form.block_bytes());
-                }
-                self.step = 0;
-                for v in 0..NV {
-                    let lane = v * V::LANES;
-                    // Numbers of two bytes.
-                    self.scale[v] = V::halves(self.block.add(2 * lane));
-                    if form.offsets {
-                        self.offset[v] = V::halves(self.block.add(form.offsets_at() + 2 * lane));
-                    }
+            if self.step == 0 {
+                self.block = self.panel.add(step / steps * Self::PLACES.block_bytes);
+                self.scale = self.halves(0);
+                if F::OFFSETS {
+                    self.offset = self.halves(Self::PLACES.offsets);
                 }
             }
-            self.codes = self.block.add(form.codes_at() + self.step * form.step_bytes());
-            let mut line = 0;
-            while line < form.step_bytes() {
-                prefetch(self.codes.wrapping_add(AHEAD + line));
-                line += LINE_BYTES;
-            }
+            self.codes = self.block.add(Self::PLACES.codes + self.step * Self::PLACES.step_bytes);
+        }
+        for line in 0..Self::PLACES.step_bytes.div_ceil(LINE_BYTES) {
+            prefetch(self.codes.wrapping_add(AHEAD + line * LINE_BYTES));
         }
     }
 
     #[inline(always)]
-    unsafe fn scales(&self, group: usize) -> ([V; NV], [V; NV]) {
-        let (mut scale, mut offset) = (self.scale, self.offset);
-        let form = self.form;
-        if form.multipliers {
-            let group = (self.step * (STEP / Self::GROUP) + group) * form.nr;
-            for v in 0..NV {
-                // SAFETY: as above.
-                unsafe {
-                    let at = self.block.add(group + v * V::LANES);
-                    scale[v] = scale[v].times(V::bytes(at.add(form.multipliers_at())));
-                    if form.offsets {
-                        offset[v] = offset[v].times(V::bytes(at.add(form.offset_multipliers_at())));
-                    }
-                }
-            }
-        }
-        (scale, offset)
+    unsafe fn scales(&self, group: usize) -> [V; NV] {
+        // SAFETY: as above.
+        unsafe { self.multiplied(self.scale, Self::PLACES.multipliers, group) }
+    }
+
+    #[inline(always)]
+    unsafe fn offsets(&self, group: usize) -> [V; NV] {
+        // SAFETY: as above.
+        unsafe { self.multiplied(self.offset, Self::PLACES.offset_multipliers, group) }
     }
 
     #[inline(always)]
     unsafe fn codes(&self, index: usize) -> [V::Words; NV] {
         let plane = NV * V::LANES * size_of::<u32>();
         let index = index as u32;
-        let low_at = (index * LOW / 8) as usize * plane;
-        let high_at = (LOW + index * HIGH / 8) as usize * plane;
+        let low_at = (index * F::LOW / 8) as usize * plane;
+        let high_at = (F::LOW + index * F::HIGH / 8) as usize * plane;
         // SAFETY: as above.
         unsafe {
-            let mut codes = [V::words(self.codes); NV];
+            let mut codes = [V::same_words(0); NV];
             for v in 0..NV {
                 let at = self.codes.add(v * V::LANES * size_of::<u32>());
                 let low = V::words(at.add(low_at));
-                let high = if HIGH > 0 { V::words(at.add(high_at)) } else { low };
-                codes[v] = quad::<V, LOW, HIGH>(low, high, index);
+                let high = if F::HIGH > 0 { V::words(at.add(high_at)) } else { low };
+                codes[v] = match (F::LOW, F::HIGH) {
+                    (2, 0) => quad::<V, 2, 0>(low, high, index),
+                    (2, _) => quad::<V, 2, 1>(low, high, index),
+                    (4, 0) => quad::<V, 4, 0>(low, high, index),
+                    (4, 1) => quad::<V, 4, 1>(low, high, index),
+                    (4, _) => quad::<V, 4, 2>(low, high, index),
+                    _ => low,
+                };
             }
             codes
         }
@@ -201,17 +282,31 @@ impl<V: Codes, const LOW: u32, const HIGH: u32> Source<V> for Packed<'_, V, LOW,
 }
 
 /// A wide panel.
-struct Widened<const GROUP: usize> {
+struct Widened<F> {
     wide: Wide,
-    nr: usize,
-    offsets: bool,
     step: usize,
+    format: PhantomData<F>,
 }
 
-impl<V: Codes, const GROUP: usize> Source<V> for Widened<GROUP> {
-    const GROUP: usize = GROUP;
-    // Any number below 8.
-    const BITS: u32 = 6;
+impl<F: Format> Widened<F> {
+    #[inline(always)]
+    unsafe fn numbers<V: Codes>(&self, from: *const f32, group: usize) -> [V; NV] {
+        let at = (self.step * (STEP / F::GROUP) + group) * NV * V::LANES;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut numbers = [V::zero(); NV];
+            for v in 0..NV {
+                numbers[v] = V::load(from.add(at + v * V::LANES));
+            }
+            numbers
+        }
+    }
+}
+
+impl<V: Codes, F: Format> Source<V> for Widened<F> {
+    const GROUP: usize = F::GROUP;
+    const BITS: u32 = F::BITS;
+    const OFFSETS: bool = F::OFFSETS;
 
     #[inline(always)]
     unsafe fn go_to(&mut self, step: usize) {
@@ -219,29 +314,24 @@ impl<V: Codes, const GROUP: usize> Source<V> for Widened<GROUP> {
     }
 
     #[inline(always)]
-    unsafe fn scales(&self, group: usize) -> ([V; NV], [V; NV]) {
+    unsafe fn scales(&self, group: usize) -> [V; NV] {
         // SAFETY: the caller's promise.
-        unsafe {
-            let at = (self.step * (STEP / GROUP) + group) * self.nr;
-            let mut scale = [V::zero(); NV];
-            let mut offset = scale;
-            for v in 0..NV {
-                scale[v] = V::load(self.wide.scales.add(at + v * V::LANES));
-                if self.offsets {
-                    offset[v] = V::load(self.wide.offsets.add(at + v * V::LANES));
-                }
-            }
-            (scale, offset)
-        }
+        unsafe { self.numbers(self.wide.scales, group) }
+    }
+
+    #[inline(always)]
+    unsafe fn offsets(&self, group: usize) -> [V; NV] {
+        // SAFETY: the caller's promise.
+        unsafe { self.numbers(self.wide.offsets, group) }
     }
 
     #[inline(always)]
     unsafe fn codes(&self, index: usize) -> [V::Words; NV] {
         // SAFETY: the caller's promise.
         unsafe {
-            let at = self.wide.codes.add((self.step * QUADS + index) * self.nr);
-            let mut codes = [V::words(at.cast()); NV];
-            for v in 1..NV {
+            let at = self.wide.codes.add((self.step * QUADS + index) * NV * V::LANES);
+            let mut codes = [V::same_words(0); NV];
+            for v in 0..NV {
                 codes[v] = V::words(at.add(v * V::LANES).cast());
             }
             codes
@@ -253,11 +343,10 @@ impl<V: Codes, const GROUP: usize> Source<V> for Widened<GROUP> {
 ///
 /// # Safety
 /// The host has `V`'s and `D`'s instructions; all pointers of `args` that the source and the loops use are valid for what its
-/// documentation says; `args.form` is the panel's own, and the source is made for it.
+/// documentation says; the source is of the panel's format, and its panels have `NV` vectors of outputs.
 #[inline(always)]
-unsafe fn tile<V: Codes, D: Dot<V>, S: Source<V>, const R: usize>(args: &Args<'_>, mut source: S) {
+unsafe fn tile<V: Codes, D: Dot<V>, S: Source<V>, const R: usize>(args: &Args, mut source: S) {
     let &Args { rows, row_words, steps, out, out_row, .. } = args;
-    let offsets = args.form.offsets;
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[V::zero(); NV]; R];
@@ -265,9 +354,8 @@ unsafe fn tile<V: Codes, D: Dot<V>, S: Source<V>, const R: usize>(args: &Args<'_
             source.go_to(step);
             let block = rows.add(step * BLOCK_WORDS);
             for group in 0..STEP / S::GROUP {
-                let (scale, offset) = source.scales(group);
                 let mut counts = [[V::same_words(0); NV]; R];
-                if !(offsets || S::BITS == 8 && D::SIGNED_BYTES) {
+                if !(S::OFFSETS || S::BITS == 8 && D::SIGNED_BYTES) {
                     for r in 0..R {
                         counts[r] = [V::same_words(*block.add(r * row_words + CORRECTION_AT + group)); NV];
                     }
@@ -284,13 +372,17 @@ unsafe fn tile<V: Codes, D: Dot<V>, S: Source<V>, const R: usize>(args: &Args<'_
                         }
                     }
                 }
+                let scale = source.scales(group);
                 for r in 0..R {
                     let row_scale = V::splat(*block.add(r * row_words + SCALE_AT));
                     for v in 0..NV {
                         let factor = scale[v].times(row_scale);
                         sums[r][v] = sums[r][v].fused(factor, V::numbers(counts[r][v]));
                     }
-                    if offsets {
+                }
+                if S::OFFSETS {
+                    let offset = source.offsets(group);
+                    for r in 0..R {
                         let row_sum = V::splat(*block.add(r * row_words + CORRECTION_AT + group));
                         for v in 0..NV {
                             sums[r][v] = sums[r][v].fused(offset[v], row_sum);
@@ -312,12 +404,12 @@ unsafe fn tile<V: Codes, D: Dot<V>, S: Source<V>, const R: usize>(args: &Args<'_
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn widen<V: Codes, const LOW: u32, const HIGH: u32>(args: &Args<'_>) {
+unsafe fn widen<V: Codes, F: Format>(args: &Args) {
     // SAFETY: the caller's promise.
     unsafe {
-        let nr = args.form.nr;
-        let mut source = Packed::<V, LOW, HIGH>::new(args);
-        let groups = STEP / <Packed<'_, V, LOW, HIGH> as Source<V>>::GROUP;
+        let nr = NV * V::LANES;
+        let mut source = Packed::<V, F>::new(args);
+        let groups = STEP / F::GROUP;
         for step in 0..args.steps {
             source.go_to(step);
             for quad in 0..QUADS {
@@ -327,11 +419,16 @@ unsafe fn widen<V: Codes, const LOW: u32, const HIGH: u32>(args: &Args<'_>) {
                 }
             }
             for group in 0..groups {
-                let (scale, offset) = source.scales(group);
                 let at = (step * groups + group) * nr;
+                let scale = source.scales(group);
                 for v in 0..NV {
                     scale[v].store(args.wide.scales.add(at + v * V::LANES));
-                    offset[v].store(args.wide.offsets.add(at + v * V::LANES));
+                }
+                if F::OFFSETS {
+                    let offset = source.offsets(group);
+                    for v in 0..NV {
+                        offset[v].store(args.wide.offsets.add(at + v * V::LANES));
+                    }
                 }
             }
         }
@@ -348,17 +445,16 @@ macro_rules! kernels {
             /// # Safety
             /// As [`tile`].
             $(#[target_feature(enable = $features)])?
-            unsafe fn packed<const LOW: u32, const HIGH: u32, const R: usize>(args: &Args<'_>) {
+            unsafe fn packed<F: Format, const R: usize>(args: &Args) {
                 // SAFETY: the caller's promise.
-                unsafe { tile::<$vector, $dot, _, R>(args, Packed::<$vector, LOW, HIGH>::new(args)) }
+                unsafe { tile::<$vector, $dot, _, R>(args, Packed::<$vector, F>::new(args)) }
             }
 
             /// # Safety
             /// As [`tile`].
             $(#[target_feature(enable = $features)])?
-            unsafe fn wide<const GROUP: usize, const R: usize>(args: &Args<'_>) {
-                let (form, wide) = (args.form, args.wide);
-                let source = Widened::<GROUP> { wide, nr: form.nr, offsets: form.offsets, step: 0 };
+            unsafe fn wide<F: Format, const R: usize>(args: &Args) {
+                let source = Widened::<F> { wide: args.wide, step: 0, format: PhantomData };
                 // SAFETY: the caller's promise.
                 unsafe { tile::<$vector, $dot, _, R>(args, source) }
             }
@@ -366,27 +462,35 @@ macro_rules! kernels {
             /// # Safety
             /// As [`tile`].
             $(#[target_feature(enable = $features)])?
-            unsafe fn make_wide<const LOW: u32, const HIGH: u32>(args: &Args<'_>) {
+            unsafe fn make_wide<F: Format>(args: &Args) {
                 // SAFETY: the caller's promise.
-                unsafe { widen::<$vector, LOW, HIGH>(args) }
+                unsafe { widen::<$vector, F>(args) }
             }
 
-            const fn set<const LOW: u32, const HIGH: u32, const GROUP: usize>() -> KernelSet {
+            /// Those of `P` for panels as they are, of `W` for wide ones.
+            const fn kernels<P: Format, W: Format>() -> KernelSet {
                 KernelSet {
-                    packed: &[$(packed::<LOW, HIGH, $rows>),*],
-                    wide: &[$(wide::<GROUP, $rows>),*],
-                    widen: if LOW == 8 { None } else { Some(make_wide::<LOW, HIGH>) },
+                    packed: &[$(packed::<P, $rows>),*],
+                    wide: &[$(wide::<W, $rows>),*],
+                    widen: if P::BITS == 8 { None } else { Some(make_wide::<P>) },
                 }
             }
 
-            pub(super) static SETS: [KernelSet; 6] = [
-                set::<2, 0, 16>(),
-                set::<2, 1, 16>(),
-                set::<4, 0, 32>(),
-                set::<4, 1, 32>(),
-                set::<4, 2, 16>(),
-                set::<8, 0, 32>(),
-            ];
+            pub(super) fn set(kind: QuantKind) -> &'static KernelSet {
+                // Wide panels differ only in their groups, offsets and in whether codes have less than 8 bits.
+                match kind {
+                    QuantKind::Q8_0 => const { &kernels::<Q8_0, Q8_0>() },
+                    QuantKind::Q4_0 => const { &kernels::<Q4_0, Q4_0>() },
+                    QuantKind::Q4_1 => const { &kernels::<Q4_1, Q4_1>() },
+                    QuantKind::Q5_0 => const { &kernels::<Q5_0, Q4_0>() },
+                    QuantKind::Q5_1 => const { &kernels::<Q5_1, Q4_1>() },
+                    QuantKind::Q2K => const { &kernels::<Q2K, Q2K>() },
+                    QuantKind::Q3K => const { &kernels::<Q3K, Q6K>() },
+                    QuantKind::Q4K => const { &kernels::<Q4K, Q4_1>() },
+                    QuantKind::Q5K => const { &kernels::<Q5K, Q4_1>() },
+                    QuantKind::Q6K => const { &kernels::<Q6K, Q6K>() },
+                }
+            }
         }
     };
 }

@@ -122,7 +122,7 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
         let parts = &self.weight.parts;
         let n_panels: usize = parts.iter().map(Panels::n_panels).sum();
         let Some(part) = parts.first() else { return };
-        let most_rows = KernelSet::of(self.backend.isa(), &part.form).packed.len();
+        let most_rows = KernelSet::of(self.backend.isa(), part.form.kind).packed.len();
         let tasks = Division::new(pool, parts, n_panels, self.rows, most_rows);
         pool.run(tasks.panels * tasks.rows, &|task, worker| {
             let (panels, rows) = (task / tasks.rows, task % tasks.rows);
@@ -144,7 +144,7 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
     /// Some rows times some panels of a part that begins at output `col`.
     fn part(&self, part: &Panels, panels: Range<usize>, rows: Range<usize>, col: usize, worker: usize) {
         let isa = self.backend.isa();
-        let set = KernelSet::of(isa, &part.form);
+        let set = KernelSet::of(isa, part.form.kind);
         let (nr, d_in, panel_bytes) = (part.form.nr, part.d_in, part.panel_bytes());
         // Row tiles of about equal size.
         let n_tiles = rows.len().div_ceil(set.packed.len());
@@ -167,7 +167,6 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
                 Wide { codes: codes.as_mut_ptr().cast(), scales: scales.as_mut_ptr(), offsets: offsets.as_mut_ptr() };
             for panel in panels {
                 let args = |rows: &Range<usize>, sums: &mut [f32]| Args {
-                    form: &part.form,
                     panel: part.bytes[panel * panel_bytes..].as_ptr(),
                     wide,
                     steps: d_in / STEP,
@@ -184,17 +183,12 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
                 for tile in 0..n_tiles {
                     let first = rows.start + rows.len() * tile / n_tiles;
                     let rows = first..rows.start + rows.len() * (tile + 1) / n_tiles;
+                    let cols = nr.min(part.rows - panel * nr);
+                    let col = col + panel * nr;
+                    self.finish.prefetch(rows.clone(), col..col + cols);
                     // SAFETY: as above; the rows are there by the checks above, and the sums have room for a tile.
                     unsafe { kernels[rows.len() - 1](&args(&rows, sums)) };
-                    let cols = nr.min(part.rows - panel * nr);
-                    let sums = Sums {
-                        values: sums,
-                        pitch: nr,
-                        row: rows.start,
-                        rows: rows.len(),
-                        col: col + panel * nr,
-                        cols,
-                    };
+                    let sums = Sums { values: sums, pitch: nr, row: rows.start, rows: rows.len(), col, cols };
                     // SAFETY: no other task has this panel and these rows.
                     unsafe { self.finish.finish(isa, &sums) };
                 }
