@@ -77,7 +77,7 @@ pub enum ModelError {
         problem: String,
     },
     /// The checkpoint is of an architecture that cannot be loaded.
-    #[error("{}: model_type {found:?} is not supported; supported are gpt2, gpt_neo, llama, mistral, qwen2, qwen3, gemma3_text and verve", path.display())]
+    #[error("{}: model_type {found:?} is not supported; supported are gpt2, gpt_neo, gpt_neox, opt, llama, mistral, qwen2, qwen3, gemma3_text and verve", path.display())]
     UnsupportedModel {
         /// Which file.
         path: PathBuf,

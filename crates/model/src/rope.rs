@@ -45,9 +45,11 @@ impl<B: Backend> RopeTables<B> {
     }
 }
 
-/// `theta^(-2i / d_rot)`.
-fn frequencies(theta: f64, d_rot: usize) -> Vec<f32> {
-    (0..d_rot / 2).map(|i| 1.0 / (theta.powf(2.0 * i as f64 / d_rot as f64) as f32)).collect()
+/// `theta^(-2i / d_rot)`. The exponent is rounded to `f32` too, as transformers and the programs that models were trained
+/// with do it; it matters where `d_rot` is not a power of two.
+pub(crate) fn frequencies(theta: f64, d_rot: usize) -> Vec<f32> {
+    let exponent = |i: usize| f64::from((2 * i) as f32 / d_rot as f32);
+    (0..d_rot / 2).map(|i| 1.0 / (theta.powf(exponent(i)) as f32)).collect()
 }
 
 fn scaled(frequency: f32, scaling: RotaryScaling) -> f32 {

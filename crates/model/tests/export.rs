@@ -21,14 +21,33 @@ fn write_models_for_transformers() {
     for (name, config) in small_configs() {
         // Long enough that the band matters.
         let config = ModelConfig { n_ctx: 32, init_std: 0.02, ..config };
-        let family = match name {
-            "gpt2" | "gpt_neo" | "llama" => name,
-            _ => continue,
-        };
-        write(root.join(family), &config, u64::MAX);
-        if family == "gpt_neo" {
-            let scaled = ModelConfig { attn_scale: AttnScale::InvSqrtHead, ..config };
-            write(root.join("gpt_neo_scaled_in_parts"), &scaled, 3000);
+        if matches!(name, "gpt3" | "mixture") {
+            // Shapes of no family.
+            continue;
+        }
+        write(root.join(name), &config, u64::MAX);
+        match name {
+            "gpt2" => {
+                let opt = ModelConfig { activation: FfnActivation::Relu, ..config };
+                write(root.join("opt"), &opt, u64::MAX);
+                write(root.join("opt_without_biases"), &ModelConfig { biases: Biases::NONE, ..opt }, u64::MAX);
+            }
+            "gpt_neo" => {
+                let scaled = ModelConfig { attn_scale: AttnScale::InvSqrtHead, ..config };
+                write(root.join("gpt_neo_scaled_in_parts"), &scaled, 3000);
+            }
+            "neox" => {
+                let rotary_scaling = RotaryScaling::Linear { factor: 2.0 };
+                let serial = ModelConfig {
+                    residual: Residual::Sequential,
+                    rotary_scaling,
+                    tied_head: true,
+                    activation: FfnActivation::GeluTanh,
+                    ..config
+                };
+                write(root.join("neox_serial"), &serial, u64::MAX);
+            }
+            _ => {}
         }
     }
 }

@@ -14,8 +14,22 @@ use verve_ops::reference::Reference;
 use verve_ops::{Backend, InferBackend, KV_BLOCK, Real};
 use verve_testkit::{Bound, Golden, compare, golden_dir};
 
-const CASES: [&str; 10] =
-    ["gpt2", "gpt_neo", "llama", "llama_tied", "llama_bias", "llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
+const CASES: [&str; 14] = [
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gpt_neox_serial",
+    "opt",
+    "llama",
+    "llama_tied",
+    "llama_bias",
+    "llama3",
+    "llama_linear",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma3",
+];
 const LEARNING_RATE: f32 = 1e-3;
 const PROMPT: usize = 8;
 
@@ -26,7 +40,7 @@ struct Limits {
     loss: f64,
     grads: Bound,
     after: Bound,
-    /// Of a gradient that is exactly zero: GPT-2's key biases.
+    /// Of a gradient that is exactly zero: key biases that do not rotate.
     zero: f64,
     /// Whether a greedy choice must be PyTorch's.
     greedy: bool,
@@ -103,6 +117,15 @@ fn from_golden(golden: &Golden, kind: &str, checkpoint: &Checkpoint, spec: &Para
         match source.layout {
             Layout::Same => out.extend(values),
             Layout::Transposed => out.extend((0..rows * width).map(|i| values[(i % width) * rows + i / width])),
+            Layout::Below { rows } => out.extend(&values[rows * width..]),
+            Layout::HeadsTogether { n_heads } => {
+                let d_head = rows / (3 * n_heads);
+                let in_file = |row: usize| {
+                    let (projection, head, place) = (row / (rows / 3), row / d_head % n_heads, row % d_head);
+                    (head * 3 + projection) * d_head + place
+                };
+                out.extend((0..rows * width).map(|i| values[in_file(i / width) * width + i % width]));
+            }
         }
     }
     out
@@ -113,10 +136,11 @@ fn bench<B: Backend>(backend: B, checkpoint: &Checkpoint) -> Bench<B> {
     Bench::new(backend, checkpoint.config(), weights)
 }
 
-/// True for elements of GPT-2's key biases, whose gradients are exactly zero, so that AdamW amplifies noise.
+/// True for biases of keys that do not rotate, whose gradients are exactly zero, so that AdamW amplifies noise.
 fn is_key_bias(name: &str, config: &ModelConfig, index: usize) -> bool {
     let keys = config.heads_width()..config.heads_width() + config.n_kv_heads * config.d_head;
-    name.ends_with("attn_qkv.bias") && config.positions == Positions::Learned && keys.contains(&index)
+    let rotates = |index: usize| (index - keys.start) % config.d_head < config.d_rot();
+    name.ends_with("attn_qkv.bias") && keys.contains(&index) && !rotates(index)
 }
 
 fn without_key_bias<T: Copy>(name: &str, config: &ModelConfig, values: &[T]) -> Vec<T> {

@@ -47,16 +47,25 @@ fn with_header(header: &[u8], data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header, data].concat()
 }
 
-/// Header and data of GPT-2's golden file.
-fn parts() -> (Map<String, Value>, Vec<u8>) {
-    let bytes = golden("gpt2", MODEL);
+/// Header and data of a golden file.
+fn parts_of(case: &str) -> (Map<String, Value>, Vec<u8>) {
+    let bytes = golden(case, MODEL);
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     (serde_json::from_slice(&bytes[8..8 + length]).unwrap(), bytes[8 + length..].to_vec())
 }
 
+fn parts() -> (Map<String, Value>, Vec<u8>) {
+    parts_of("gpt2")
+}
+
 fn message_of_model(model: &[u8]) -> String {
-    let folder = folder_with(&golden("gpt2", "config.json"), model);
-    let message = read_all(folder.path()).unwrap_err().to_string();
+    message_of("gpt2", model)
+}
+
+/// What is said about a file of weights beside a case's configuration.
+fn message_of(case: &str, model: &[u8]) -> String {
+    let folder = folder_with(&golden(case, "config.json"), model);
+    let message = read_all(folder.path()).map(|_| case).unwrap_err().to_string();
     assert!(message.contains(folder.path().to_str().unwrap()), "{message}");
     message
 }
@@ -209,6 +218,154 @@ fn absurd_configurations_are_refused_by_key() {
     }
 }
 
+/// What no file of a family may say, or what contradicts another key: the message has the key or field, what was found and
+/// what would do.
+#[test]
+fn contradictions_and_variants_are_refused_by_key() {
+    let rope = |changes: Value| {
+        let mut rope = json!({"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.75});
+        rope.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        rope
+    };
+    let gemma_rope = |full: Value, sliding: Value| json!({"full_attention": full, "sliding_attention": sliding});
+    let (full, sliding) = ("full_attention", "sliding_attention");
+    let plain = json!({"rope_type": "default", "rope_theta": 100.0});
+    const WANTED: &str = "only the type \"default\" (no scaling), \"linear\" or \"llama3\" is supported";
+    const ACTIVATIONS: &str = "only gelu_new, gelu_pytorch_tanh, gelu_fast, gelu or relu is supported";
+    let cases: Vec<(&str, &str, Value, &[&str])> = vec![
+        ("gpt_neox", "num_attention_heads", json!(5), &["`num_attention_heads` is 5", "width 32"]),
+        ("gpt_neox", "num_attention_heads", json!(32), &["d_head = 1", "even"]),
+        (
+            "gpt_neox",
+            "rope_parameters",
+            rope(json!({"partial_rotary_factor": 1.5})),
+            &["rotary_pct = 1.5", "at most 1"],
+        ),
+        ("gpt_neox", "rope_parameters", rope(json!({"partial_rotary_factor": -1})), &["rotary_pct = -1", "above 0"]),
+        ("gpt_neox", "rope_parameters", rope(json!({"partial_rotary_factor": 0.4})), &["d_head = 8", "3 dimensions"]),
+        ("gpt_neox", "rope_parameters", rope(json!({"partial_rotary_factor": 0.1})), &["d_head = 8", "0 dimensions"]),
+        (
+            "gpt_neox",
+            "rope_parameters",
+            rope(json!({"partial_rotary_factor": "all"})),
+            &["`rope_parameters`", "number"],
+        ),
+        ("gpt_neox", "rope_parameters", rope(json!({"rope_type": "yarn"})), &["`rope_parameters`", "yarn", WANTED]),
+        ("gpt_neox", "rope_parameters", rope(json!({"rope_type": "linear"})), &["`rope_parameters`", "`factor`"]),
+        ("gpt_neox", "rope_parameters", rope(json!({"rope_theta": 0.5})), &["theta = 0.5", "above 1"]),
+        ("gpt_neox", "rope_parameters", json!([1]), &["`rope_parameters` is [1]", "an object"]),
+        ("gpt_neox", "rope_scaling", json!({"type": "dynamic", "factor": 2.0}), &["`rope_scaling`", "dynamic", WANTED]),
+        ("gpt_neox", "hidden_act", json!("mish"), &["`hidden_act` is \"mish\"", ACTIVATIONS]),
+        ("gpt_neox", "use_parallel_residual", json!(1), &["`use_parallel_residual` is 1", "true or false"]),
+        ("gpt_neox", "attention_bias", json!("yes"), &["`attention_bias` is \"yes\"", "true or false"]),
+        ("gpt_neox", "attention_bias", json!(false), &["\"gpt_neox.layers.0.attention.dense.bias\" has no place"]),
+        ("gpt_neox", "tie_word_embeddings", json!(true), &["embed_out.weight differs from gpt_neox.embed_in.weight"]),
+        ("gpt_neox", "layer_norm_eps", json!(0), &["norm_eps = 0", "above 0"]),
+        ("opt", "do_layer_norm_before", json!(false), &["`do_layer_norm_before` is false", "only true is supported"]),
+        ("opt", "word_embed_proj_dim", json!(16), &["`word_embed_proj_dim` is 16", "only 32", "supported"]),
+        ("opt", "_remove_final_layer_norm", json!(true), &["`_remove_final_layer_norm` is true", "only false"]),
+        ("opt", "layer_norm_elementwise_affine", json!(false), &["`layer_norm_elementwise_affine` is false", "true"]),
+        ("opt", "activation_function", json!("silu"), &["`activation_function` is \"silu\"", ACTIVATIONS]),
+        ("opt", "num_attention_heads", json!(0), &["`num_attention_heads` is 0", "width 32"]),
+        ("opt", "ffn_dim", json!(-1), &["`ffn_dim` is -1", "a whole number"]),
+        ("opt", "ffn_dim", json!(0), &["d_ff = 0", "from 1 to"]),
+        ("opt", "max_position_embeddings", json!(31), &["embed_positions.weight", "[34, 32]", "[33, 32]"]),
+        ("opt", "max_position_embeddings", json!(u64::MAX), &["n_ctx", "from 1 to"]),
+        ("opt", "enable_bias", json!(false), &["\"model.decoder.layers.0.fc1.bias\" has no place"]),
+        ("gpt_neo", "window_size", json!(0), &["attention.alternating.band = 0", "at least 1"]),
+        ("mistral", "sliding_window", json!(0), &["attention.windowed.band = 0", "at least 1"]),
+        ("mistral", "attention_bias", json!(true), &["`attention_bias` is true", "only false"]),
+        ("gemma3", "sliding_window", json!(0), &["attention.periodic.band = 0", "at least 1"]),
+        ("gemma3", "sliding_window", Value::Null, &["`sliding_window` is null", "only a number"]),
+        ("gemma3", "layer_types", json!([sliding, sliding, full]), &["`layer_types`", "one of 4 layers"]),
+        ("gemma3", "layer_types", json!([sliding, full, full, sliding]), &["`layer_types`", "every n-th is"]),
+        (
+            "gemma3",
+            "layer_types",
+            json!([sliding, sliding, "chunked_attention", sliding]),
+            &["`layer_types`", "chunked"],
+        ),
+        ("gemma3", "layer_types", json!("all"), &["`layer_types` is \"all\"", "a list"]),
+        ("gemma3", "num_key_value_heads", json!(3), &["n_kv_heads = 3", "must divide n_heads, which is 4"]),
+        ("gemma3", "query_pre_attn_scalar", json!(0), &["attn_scale.inv_sqrt_of.width = 0", "from 1 to"]),
+        ("gemma3", "hidden_activation", json!("silu"), &["`hidden_activation` is \"silu\"", "gelu_pytorch_tanh"]),
+        ("gemma3", "final_logit_softcapping", json!(30.0), &["`final_logit_softcapping` is 30.0", "no cap"]),
+        ("gemma3", "attn_logit_softcapping", json!(50.0), &["`attn_logit_softcapping` is 50.0", "no cap"]),
+        ("gemma3", "use_bidirectional_attention", json!(true), &["`use_bidirectional_attention` is true", "false"]),
+        ("gemma3", "rope_parameters", plain.clone(), &["`rope_parameters`", "full_attention and sliding_attention"]),
+        (
+            "gemma3",
+            "rope_parameters",
+            gemma_rope(plain.clone(), json!({"rope_type": "linear", "factor": 2.0})),
+            &["`rope_parameters`", "no scaling of layers with a window"],
+        ),
+        (
+            "gemma3",
+            "rope_parameters",
+            gemma_rope(rope(json!({})), plain.clone()),
+            &["`rope_parameters`", "\"partial_rotary_factor\" 1"],
+        ),
+        ("qwen3", "num_key_value_heads", json!(5), &["n_kv_heads = 5", "must divide n_heads, which is 4"]),
+        (
+            "qwen3",
+            "layer_types",
+            json!([sliding, full]),
+            &["`layer_types`", "\"full_attention\" for each of the 2 layers"],
+        ),
+        ("qwen3", "head_dim", json!(15), &["d_head = 15", "even"]),
+        ("qwen3", "head_dim", json!(8), &["q_proj.weight", "[64, 32]", "[32, 32]"]),
+        ("llama3", "rope_parameters", rope(json!({})), &["`rope_parameters`", "\"partial_rotary_factor\" 1"]),
+        ("llama", "hidden_act", json!("gelu"), &["`hidden_act` is \"gelu\"", "silu"]),
+        ("gpt2", "model_type", json!("bert"), &["model_type \"bert\"", "gpt_neox, opt, llama"]),
+        ("gpt2", "model_type", json!("gpt_neox_japanese"), &["\"gpt_neox_japanese\"", "supported are gpt2"]),
+        ("gpt2", "model_type", json!(7), &["model_type \"7\"", "supported are gpt2"]),
+        ("gpt2", "model_type", Value::Null, &["\"(missing)\"", "supported are gpt2"]),
+        // Another family's configuration beside these weights: its keys are missing, or its tensors.
+        ("gpt_neox", "model_type", json!("opt"), &["`ffn_dim` is missing"]),
+        ("opt", "model_type", json!("gpt2"), &["`n_embd` is missing"]),
+        ("qwen3", "model_type", json!("llama"), &["self_attn.k_norm.weight\" has no place"]),
+    ];
+    for (case, key, value, words) in cases {
+        let message = message_of_config(case, |config| drop(config.insert(key.to_owned(), value.clone())));
+        for words in words {
+            assert!(message.contains(words), "{case}: {key} = {value}: {message} should contain {words}");
+        }
+        assert!(message.len() < 600 && !message.contains('\n'), "{message}");
+    }
+}
+
+/// Each tensor of each family in turn: not there, of another shape; and one too many.
+#[test]
+fn tensors_that_are_not_the_familys_are_refused_by_name() {
+    for case in ["gpt_neox", "gpt_neox_serial", "opt", "mistral", "qwen3", "gemma3"] {
+        let (header, data) = parts_of(case);
+        let message = |header: &Map<String, Value>, data: &[u8]| {
+            let message = message_of(case, &with_header(Value::Object(header.clone()).to_string().as_bytes(), data));
+            assert!(message.len() < 600 && !message.contains('\n'), "{message}");
+            message
+        };
+        for name in header.keys().filter(|name| *name != "__metadata__") {
+            let mut without = header.clone();
+            let info = without.remove(name).unwrap();
+            without.insert("something.else".to_owned(), info.clone());
+            let said = message(&without, &data);
+            assert!(said.contains(&format!("tensor {name:?} is missing")), "{case}: {said}");
+
+            let shape: Vec<u64> = serde_json::from_value(info["shape"].clone()).unwrap();
+            let other = if shape.len() == 1 { vec![shape[0] / 2, 2] } else { vec![shape[0] * shape[1]] };
+            let mut changed = header.clone();
+            changed[name]["shape"] = json!(other);
+            let (said, found) = (message(&changed, &data), format!("{name:?} has shape {other:?}"));
+            assert!(said.contains(&found) && said.contains(&format!("implies {shape:?}")), "{case}: {said}");
+        }
+        let mut more = header.clone();
+        let place = json!({"dtype": "F32", "shape": [1], "data_offsets": [data.len(), data.len() + 4]});
+        more.insert("layers.0.attention.extra".to_owned(), place);
+        let said = message(&more, &[&data[..], &[0; 4]].concat());
+        assert!(said.contains("\"layers.0.attention.extra\" has no place in this model (1 such"), "{case}: {said}");
+    }
+}
+
 /// A number that is none is a number to a file: whoever computes with it notices.
 #[test]
 fn values_that_are_no_numbers_are_read_as_they_are() {
@@ -345,7 +502,9 @@ proptest! {
 
     #[test]
     fn hostile_configurations_never_panic(
-        case in prop::sample::select(vec!["gpt2", "gpt_neo", "llama", "llama_tied"]),
+        case in prop::sample::select(vec![
+            "gpt2", "gpt_neo", "gpt_neox", "opt", "llama", "llama_tied", "llama3", "mistral", "qwen2", "qwen3", "gemma3",
+        ]),
         edits in prop::collection::vec((any::<prop::sample::Index>(), hostile_number()), 1..4),
     ) {
         let mut config: Map<String, Value> = serde_json::from_slice(&golden(case, "config.json")).unwrap();

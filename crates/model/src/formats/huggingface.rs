@@ -195,9 +195,9 @@ impl Checkpoint {
     fn check(&mut self) -> Result<(), ModelError> {
         let table = layout(&self.config);
         // Some files hold the bare model, without the part of the names that the head's class adds.
-        let bare = self.family.sources("", &self.config, &table.tok_embed);
+        let bare = self.family.sources(self.family.bare_prefix(), &self.config, &table.tok_embed);
         if self.places.contains_key(&bare[0].name) {
-            self.prefix = "";
+            self.prefix = self.family.bare_prefix();
         }
         let mut expected = BTreeSet::new();
         for spec in table.iter() {
@@ -209,7 +209,8 @@ impl Checkpoint {
         if self.config.tied_head {
             self.check_tied_head(&table.tok_embed)?;
         }
-        let tied_head = |name: &str| self.config.tied_head && self.family != Family::Verve && name == "lm_head.weight";
+        let tied_head =
+            |name: &str| self.config.tied_head && self.family != Family::Verve && name == self.family.head();
         let unknown: BTreeSet<&String> = self
             .places
             .keys()
@@ -227,15 +228,15 @@ impl Checkpoint {
 
     /// Some files repeat the token table as the head. It must be the same.
     fn check_tied_head(&self, tok_embed: &ParamSpec) -> Result<(), ModelError> {
-        const HEAD: &str = "lm_head.weight";
-        if self.family == Family::Verve || !self.places.contains_key(HEAD) {
+        let head = self.family.head();
+        if self.family == Family::Verve || !self.places.contains_key(head) {
             return Ok(());
         }
-        let file = self.file(HEAD)?;
-        file.check(HEAD, &tok_embed.shape)?;
+        let file = self.file(head)?;
+        file.check(head, &tok_embed.shape)?;
         let table = &self.sources(tok_embed)[0].name;
-        if file.bytes(HEAD)? != self.file(table)?.bytes(table)? {
-            let problem = format!("{HEAD} differs from {table}, though tie_word_embeddings is true");
+        if file.bytes(head)? != self.file(table)?.bytes(table)? {
+            let problem = format!("{head} differs from {table}, though tie_word_embeddings is true");
             return Err(ModelError::Malformed { path: file.path().to_owned(), problem });
         }
         Ok(())
@@ -268,6 +269,16 @@ impl Checkpoint {
             let factor = if source.role == Role::Queries { self.query_factor } else { 1.0 };
             match source.layout {
                 Layout::Same => numbers.each(0, part.len(), |i, value| part[i] = T::from_f32(value * factor)),
+                Layout::Below { rows } => {
+                    numbers.each(rows * width, part.len(), |i, value| part[i] = T::from_f32(value));
+                }
+                Layout::HeadsTogether { n_heads } => {
+                    let run = part.len() / (3 * n_heads);
+                    for (place, rows) in part.chunks_exact_mut(run).enumerate() {
+                        let (projection, head) = (place / n_heads, place % n_heads);
+                        numbers.each((3 * head + projection) * run, run, |i, value| rows[i] = T::from_f32(value));
+                    }
+                }
                 Layout::Transposed => {
                     // A band of rows at a time, so that the lines written to stay in the cache.
                     const BAND: usize = 64;

@@ -13,6 +13,10 @@ pub enum Family {
     Gpt2,
     /// GPT-Neo: queries, keys and values apart, scores not scaled.
     GptNeo,
+    /// GPT-NeoX and Pythia: queries, keys and values of a head lie together.
+    GptNeoX,
+    /// OPT: queries, keys and values apart, two rows of the position table that no position reads.
+    Opt,
     /// Llama: queries, keys and values apart.
     Llama,
     /// Mistral: Llama's names, a sliding window.
@@ -47,7 +51,20 @@ pub enum Layout {
     Same,
     /// `[d_in, d_out]` for `[d_out, d_in]`.
     Transposed,
+    /// `[H, 3, D, d_in]` for `[3, H, D, d_in]`: each head's rows of queries, keys and values together.
+    HeadsTogether {
+        /// `H`.
+        n_heads: usize,
+    },
+    /// Below this many rows that the parameter tensor lacks, because nothing reads them.
+    Below {
+        /// How many.
+        rows: usize,
+    },
 }
+
+/// Rows of OPT's position table that no position reads: position `p` has row `p + 2`.
+const OPT_UNREAD_POSITIONS: usize = 2;
 
 /// Whether a factor on the scores may be folded into rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,24 +80,23 @@ impl Source {
     pub fn shape(&self, spec: &ParamSpec) -> Vec<usize> {
         let mut shape = spec.shape.clone();
         shape[0] = self.rows.len();
-        if self.layout == Layout::Transposed {
-            shape.reverse();
+        match self.layout {
+            Layout::Same | Layout::HeadsTogether { .. } => {}
+            Layout::Transposed => shape.reverse(),
+            Layout::Below { rows } => shape[0] += rows,
         }
         shape
     }
 }
 
 impl Family {
-    /// True for families that have Llama's names.
-    fn is_llama_like(self) -> bool {
-        matches!(self, Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma3)
-    }
-
     /// Value of `model_type` in `config.json`.
     pub fn model_type(self) -> &'static str {
         match self {
             Self::Gpt2 => "gpt2",
             Self::GptNeo => "gpt_neo",
+            Self::GptNeoX => "gpt_neox",
+            Self::Opt => "opt",
             Self::Llama => "llama",
             Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
@@ -94,8 +110,24 @@ impl Family {
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Gpt2 | Self::GptNeo => "transformer.",
+            Self::GptNeoX => "gpt_neox.",
+            Self::Opt => "model.decoder.",
             Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma3 => "model.",
             Self::Verve => "",
+        }
+    }
+
+    /// What stands there in files that hold the bare model.
+    pub(super) fn bare_prefix(self) -> &'static str {
+        if self == Self::Opt { "decoder." } else { "" }
+    }
+
+    /// Name of the head.
+    pub(super) fn head(self) -> &'static str {
+        match self {
+            Self::GptNeoX => "embed_out.weight",
+            Self::Verve => "lm_head",
+            _ => "lm_head.weight",
         }
     }
 
@@ -117,16 +149,16 @@ impl Family {
             None => (None, path),
         };
         if field == "lm_head" {
-            return whole("lm_head.weight".to_owned(), Layout::Same);
+            return whole(self.head().to_owned(), Layout::Same);
         }
-        let blocks = if self.is_llama_like() { "layers" } else { "h" };
+        let blocks = if matches!(self, Self::Gpt2 | Self::GptNeo) { "h" } else { "layers" };
         let place = match layer {
             Some(layer) => format!("{prefix}{blocks}.{layer}."),
             None => prefix.to_owned(),
         };
         let full = |name: &str| format!("{place}{name}.{kind}");
-        if field == "attn_qkv" && self != Self::Gpt2 {
-            let attention = if self.is_llama_like() { "self_attn" } else { "attn.attention" };
+        if field == "attn_qkv" && !matches!(self, Self::Gpt2 | Self::GptNeoX) {
+            let attention = if self == Self::GptNeo { "attn.attention" } else { "self_attn" };
             let (queries, keys) = (config.heads_width(), config.n_kv_heads * config.d_head);
             return [
                 ("q_proj", 0..queries, Role::Queries),
@@ -144,13 +176,20 @@ impl Family {
         let name = match self {
             Self::Gpt2 => gpt2(field),
             Self::GptNeo => gpt_neo(field),
+            Self::GptNeoX => gpt_neox(field),
+            Self::Opt => opt(field),
             Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama(field),
             Self::Gemma3 => gemma3(field),
             Self::Verve => None,
         };
         let Some(name) = name else { panic!("{self:?} has no place for {}", spec.name) };
-        let transposed = self == Self::Gpt2 && layer.is_some() && spec.shape.len() == 2;
-        whole(full(name), if transposed { Layout::Transposed } else { Layout::Same })
+        let layout = match (self, field) {
+            (Self::Gpt2, _) if layer.is_some() && spec.shape.len() == 2 => Layout::Transposed,
+            (Self::GptNeoX, "attn_qkv") => Layout::HeadsTogether { n_heads: config.n_heads },
+            (Self::Opt, "pos_embed") => Layout::Below { rows: OPT_UNREAD_POSITIONS },
+            _ => Layout::Same,
+        };
+        whole(full(name), layout)
     }
 
     /// True for tensors that old files hold and that are not parameters: mask and frequency buffers.
@@ -158,8 +197,9 @@ impl Family {
         let endings: &[&str] = match self {
             Self::Gpt2 => &[".attn.bias", ".attn.masked_bias"],
             Self::GptNeo => &[".attn.attention.bias", ".attn.attention.masked_bias"],
+            Self::GptNeoX => &[".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"],
             Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma3 => &[".rotary_emb.inv_freq"],
-            Self::Verve => &[],
+            Self::Opt | Self::Verve => &[],
         };
         endings.iter().any(|ending| name.ends_with(ending))
     }
@@ -189,6 +229,34 @@ fn gpt_common(field: &str) -> Option<&'static str> {
         "ffn_up" => "mlp.c_fc",
         "ffn_down" => "mlp.c_proj",
         "final_norm" => "ln_f",
+        _ => return None,
+    })
+}
+
+fn gpt_neox(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "tok_embed" => "embed_in",
+        "attn_norm" => "input_layernorm",
+        "attn_qkv" => "attention.query_key_value",
+        "attn_out" => "attention.dense",
+        "ffn_norm" => "post_attention_layernorm",
+        "ffn_up" => "mlp.dense_h_to_4h",
+        "ffn_down" => "mlp.dense_4h_to_h",
+        "final_norm" => "final_layer_norm",
+        _ => return None,
+    })
+}
+
+fn opt(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "tok_embed" => "embed_tokens",
+        "pos_embed" => "embed_positions",
+        "attn_norm" => "self_attn_layer_norm",
+        "attn_out" => "self_attn.out_proj",
+        "ffn_up" => "fc1",
+        "ffn_down" => "fc2",
+        // The same name in a block and after all of them.
+        "ffn_norm" | "final_norm" => "final_layer_norm",
         _ => return None,
     })
 }

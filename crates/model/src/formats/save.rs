@@ -187,6 +187,19 @@ impl<'a, B: Backend, T: Real> Tensors<'a, B, T> {
                 let columns = (0..width).flat_map(|column| part.iter().skip(column).step_by(width).copied());
                 encode(columns, dtype, bytes);
             }
+            (Layout::Below { rows }, _) => {
+                // Nothing reads them.
+                let unread = std::iter::repeat_n(T::default(), rows * width);
+                encode(unread.chain(part.iter().copied()), dtype, bytes);
+            }
+            (Layout::HeadsTogether { n_heads }, _) => {
+                let run = part.len() / (3 * n_heads);
+                for (head, projection) in (0..n_heads).flat_map(|head| (0..3).map(move |projection| (head, projection)))
+                {
+                    let from = (projection * n_heads + head) * run;
+                    encode(part[from..from + run].iter().copied(), dtype, bytes);
+                }
+            }
             (Layout::Same, Role::Queries) => {
                 let factor = self.query_factor;
                 encode(part.iter().map(|value| T::from_f64(value.to_f64() * factor)), dtype, bytes);

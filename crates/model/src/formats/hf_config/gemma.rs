@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::keys::Keys;
-use super::llama::{FULL, SLIDING, describe_scaling, rotary_object};
+use super::llama::{FULL, SLIDING, describe_scaling, whole_rotation};
 use crate::config::*;
 use crate::error::ModelError;
 
@@ -23,16 +23,16 @@ pub(super) fn parse(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
     let (mut global, mut local) =
         ((keys.number("rope_theta", 1e6)?, RotaryScaling::None), keys.number("rope_local_base_freq", 1e4)?);
     if let Some(value) = keys.get("rope_scaling") {
-        global = rotary_object(keys, "rope_scaling", value, global.0)?;
+        global = whole_rotation(keys, "rope_scaling", value, global.0)?;
     }
     if let Some(value) = keys.get("rope_parameters") {
         let Some(map) = value.as_object() else { return Err(keys.wrong("rope_parameters", value, "an object")) };
         let inner = Keys { path: keys.path, map };
         if let Some(value) = inner.get(FULL) {
-            global = rotary_object(keys, "rope_parameters", value, global.0)?;
+            global = whole_rotation(keys, "rope_parameters", value, global.0)?;
         }
         if let Some(value) = inner.get(SLIDING) {
-            let (theta, scaling) = rotary_object(keys, "rope_parameters", value, local)?;
+            let (theta, scaling) = whole_rotation(keys, "rope_parameters", value, local)?;
             if scaling != RotaryScaling::None {
                 return Err(keys.unsupported("rope_parameters", "no scaling of layers with a window"));
             }

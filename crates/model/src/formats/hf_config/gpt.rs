@@ -21,7 +21,7 @@ pub(super) fn parse_gpt2(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
         n_ctx: keys.size("n_positions")?,
         n_vocab: keys.size("vocab_size")?,
         norm_eps: keys.number("layer_norm_epsilon", 1e-5)?,
-        activation: keys.gpt_activation()?,
+        activation: keys.activation("activation_function", "gelu_new")?,
         attn_scale: if scaled { AttnScale::InvSqrtHead } else { AttnScale::One },
         tied_head: keys.flag("tie_word_embeddings", true)?,
         init_std: keys.number("initializer_range", 0.02)?,
@@ -42,7 +42,7 @@ pub(super) fn parse_gpt_neo(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> 
         n_ctx: keys.size("max_position_embeddings")?,
         n_vocab: keys.size("vocab_size")?,
         norm_eps: keys.number("layer_norm_epsilon", 1e-5)?,
-        activation: keys.gpt_activation()?,
+        activation: keys.activation("activation_function", "gelu_new")?,
         attention: gpt_neo_attention(keys, n_layers)?,
         attn_scale: AttnScale::One,
         biases: Biases::ALL_BUT_QKV,
@@ -95,8 +95,8 @@ fn gpt_neo_attention(keys: &Keys<'_>, n_layers: usize) -> Result<AttentionPatter
     Ok(AttentionPattern::Alternating { band })
 }
 
-/// GPT-2's and GPT-Neo's names of the activations that are theirs.
-fn activation(config: &ModelConfig) -> &'static str {
+/// What transformers calls the activations that have no gate.
+pub(super) fn activation(config: &ModelConfig) -> &'static str {
     match config.activation {
         FfnActivation::GeluTanh => "gelu_new",
         FfnActivation::GeluErf => "gelu",

@@ -65,13 +65,14 @@ impl Keys<'_> {
         }
     }
 
-    pub(super) fn gpt_activation(&self) -> Result<FfnActivation, ModelError> {
-        const KEY: &str = "activation_function";
-        match self.get(KEY).unwrap_or(&json!("gelu_new")).as_str() {
-            Some("gelu_new" | "gelu_pytorch_tanh") => Ok(FfnActivation::GeluTanh),
+    /// An activation that has no gate.
+    pub(super) fn activation(&self, key: &str, default: &str) -> Result<FfnActivation, ModelError> {
+        match self.get(key).unwrap_or(&json!(default)).as_str() {
+            // Three ways to write the same function.
+            Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Ok(FfnActivation::GeluTanh),
             Some("gelu") => Ok(FfnActivation::GeluErf),
             Some("relu") => Ok(FfnActivation::Relu),
-            _ => Err(self.unsupported(KEY, "gelu_new, gelu_pytorch_tanh, gelu or relu")),
+            _ => Err(self.unsupported(key, "gelu_new, gelu_pytorch_tanh, gelu_fast, gelu or relu")),
         }
     }
 

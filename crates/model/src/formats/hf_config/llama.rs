@@ -120,9 +120,24 @@ fn rotary(keys: &Keys<'_>) -> Result<(f64, RotaryScaling), ModelError> {
     let mut found = (keys.number("rope_theta", 10_000.0)?, RotaryScaling::None);
     for key in ["rope_scaling", "rope_parameters"] {
         let Some(value) = keys.get(key) else { continue };
-        found = rotary_object(keys, key, value, found.0)?;
+        found = whole_rotation(keys, key, value, found.0)?;
     }
     Ok(found)
+}
+
+/// As [`rotary_object`], of models whose heads rotate in all dimensions.
+pub(super) fn whole_rotation(
+    keys: &Keys<'_>,
+    key: &str,
+    value: &Value,
+    theta: f64,
+) -> Result<(f64, RotaryScaling), ModelError> {
+    match value.get("partial_rotary_factor") {
+        Some(share) if share.as_f64() != Some(1.0) && !share.is_null() => {
+            Err(keys.unsupported(key, "\"partial_rotary_factor\" 1"))
+        }
+        _ => rotary_object(keys, key, value, theta),
+    }
 }
 
 /// Base and scaling as an object below `key` has them; `theta` is the base where it says none.
@@ -135,9 +150,6 @@ pub(super) fn rotary_object(
     let Some(map) = value.as_object() else { return Err(keys.wrong(key, value, "an object")) };
     let inner = Keys { path: keys.path, map };
     let refuse = || keys.unsupported(key, "the type \"default\" (no scaling), \"linear\" or \"llama3\"");
-    if inner.number("partial_rotary_factor", 1.0)? != 1.0 {
-        return Err(keys.unsupported(key, "\"partial_rotary_factor\" 1"));
-    }
     let needed = |name: &str| match inner.get(name) {
         Some(_) => inner.number(name, 0.0),
         None => Err(keys.unsupported(key, &format!("a scaling with `{name}`"))),

@@ -4,6 +4,8 @@ mod gemma;
 mod gpt;
 mod keys;
 mod llama;
+mod neox;
+mod opt;
 
 use serde_json::{Map, Value, json};
 
@@ -31,6 +33,8 @@ pub(in crate::formats) fn parse(keys: &Keys<'_>) -> Result<(Family, ModelConfig)
     let (family, config) = match keys.get("model_type").and_then(Value::as_str) {
         Some("gpt2") => (Family::Gpt2, gpt::parse_gpt2(keys)?),
         Some("gpt_neo") => (Family::GptNeo, gpt::parse_gpt_neo(keys)?),
+        Some("gpt_neox") => (Family::GptNeoX, neox::parse(keys)?),
+        Some("opt") => (Family::Opt, opt::parse(keys)?),
         Some("llama") => (Family::Llama, llama::parse(keys, Family::Llama)?),
         Some("mistral") => (Family::Mistral, llama::parse(keys, Family::Mistral)?),
         Some("qwen2") => (Family::Qwen2, llama::parse(keys, Family::Qwen2)?),
@@ -45,7 +49,8 @@ pub(in crate::formats) fn parse(keys: &Keys<'_>) -> Result<(Family, ModelConfig)
             (Family::Verve, config)
         }
         other => {
-            let found = other.unwrap_or("(missing)").to_owned();
+            let written = keys.get("model_type").map_or("(missing)".to_owned(), Value::to_string);
+            let found = other.map_or(written, str::to_owned);
             return Err(ModelError::UnsupportedModel { path: keys.path.to_owned(), found });
         }
     };
@@ -80,8 +85,18 @@ pub(in crate::formats) fn family_for(config: &ModelConfig) -> (Family, Option<St
     if c.norm != Norm::LayerNorm {
         return llama_like(c);
     }
+    if c.positions != Positions::Learned {
+        return match neox::difference(c) {
+            None => (Family::GptNeoX, None),
+            Some(why) => {
+                (Family::Verve, Some(format!("it has LayerNorm and rotary positions as GPT-NeoX has, but {why}")))
+            }
+        };
+    }
+    if opt::is_opt(c) {
+        return (Family::Opt, None);
+    }
     let gpt_like = [
-        (c.positions != Positions::Learned, "its positions are not learned"),
         (c.activation.is_gated(), "its activation is gated"),
         (c.n_kv_heads != c.n_heads, "its heads share keys and values"),
         (c.heads_width() != c.d_model, "its heads do not add up to d_model"),
@@ -178,6 +193,8 @@ pub(in crate::formats) fn describe(family: Family, config: &ModelConfig) -> Map<
     let value = match family {
         Family::Gpt2 => gpt::describe_gpt2(config),
         Family::GptNeo => gpt::describe_gpt_neo(config),
+        Family::GptNeoX => neox::describe(config),
+        Family::Opt => opt::describe(config),
         Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => llama::describe(family, config),
         Family::Gemma3 => gemma::describe(config),
         Family::Verve => json!({ "model_type": "verve" }),
