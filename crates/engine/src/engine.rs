@@ -4,13 +4,17 @@ use std::sync::atomic::AtomicBool;
 
 use verve_model::{
     InferStep, InferWeights, KvCache, MemoryPlan, ModelConfig, Network, PlanItem, StepBatch, StepLimits, WeightFormats,
-    infer_memory_plan, infer_step,
+    hidden_states, infer_memory_plan, infer_step,
 };
 use verve_ops::{InferBackend, KV_BLOCK};
 
-use crate::answer::{Answer, answer};
+use crate::blocks::BlockCache;
+use crate::core::{Core, CoreOptions, Totals, longest_answer};
+use crate::draft::PromptLookup;
 use crate::error::EngineError;
-use crate::generate::{Batch, OnEvent, Request, StepModel, Totals, generate, longest_answer};
+use crate::generate::Answers;
+use crate::model::StepModel;
+use crate::request::{MAX_CHOICES, OnEvent, Request};
 use crate::sampler::Sampler;
 use crate::schedule::Scheduler;
 use crate::vocabulary::Vocabulary;
@@ -27,12 +31,30 @@ pub struct EngineOptions {
     pub cache_tokens: Option<usize>,
     /// Longest sequence, prompt and answer together, if that is to be less than the model's `n_ctx`. At least 1.
     pub max_context: Option<usize>,
+    /// Rows of prompts in a step in which others wait for their next token. At least 1.
+    pub max_prompt_rows: usize,
+    /// Rows of a step with logits, at least 1: bounds the memory for those of prompts whose log-probabilities are asked
+    /// for, and for guesses.
+    pub max_outputs: usize,
+    /// Whether requests find what earlier ones left in the cache.
+    pub share_prefixes: bool,
+    /// Whether to guess the next tokens from the text itself, to check several in one step.
+    pub prompt_lookup: Option<PromptLookup>,
 }
 
 impl Default for EngineOptions {
-    /// 16 sequences, 256 rows, a cache for all of them.
+    /// 16 sequences, 256 rows, a cache for all of them, no guesses.
     fn default() -> Self {
-        Self { max_sequences: 16, max_rows: 256, cache_tokens: None, max_context: None }
+        Self {
+            max_sequences: 16,
+            max_rows: 256,
+            cache_tokens: None,
+            max_context: None,
+            max_prompt_rows: 128,
+            max_outputs: 64,
+            share_prefixes: true,
+            prompt_lookup: None,
+        }
     }
 }
 
@@ -45,6 +67,7 @@ struct Sizes {
     limits: StepLimits,
     n_blocks: usize,
     n_ctx: usize,
+    max_outputs: usize,
 }
 
 impl EngineOptions {
@@ -56,15 +79,20 @@ impl EngineOptions {
         // An empty prompt becomes one token; a prompt that does not fit is refused.
         let blocks = |request: &Request| {
             let n_prompt = request.prompt.len().max(1);
-            let max_new = longest_answer(n_ctx, n_prompt, &request.params);
-            if max_new == 0 { 0 } else { Scheduler::blocks_needed(n_prompt, max_new) }
+            let max_new = if request.embed.is_some() { 0 } else { longest_answer(n_ctx, n_prompt, &request.params) };
+            if n_prompt > n_ctx { 0 } else { Scheduler::blocks_needed(n_prompt, max_new) }
         };
-        let mut needed: Vec<usize> = requests.iter().map(blocks).collect();
+        let of_choices =
+            |request| std::iter::repeat_n(blocks(request), request.n.max(request.best_of).min(MAX_CHOICES));
+        let mut needed: Vec<usize> = requests.iter().flat_map(of_choices).collect();
         needed.sort_unstable_by(|a, b| b.cmp(a));
-        let max_sequences = self.max_sequences.min(requests.len().max(1));
+        let max_sequences = self.max_sequences.min(needed.len().max(1));
         let tokens = needed.iter().take(max_sequences).sum::<usize>().max(1) * KV_BLOCK;
         let cache_tokens = Some(self.cache_tokens.map_or(tokens, |limit| limit.min(tokens)));
-        Self { max_sequences, cache_tokens, ..self }
+        // Only guesses and log-probabilities of prompts have more outputs than sequences.
+        let one_each = self.prompt_lookup.is_none() && requests.iter().all(|r| r.prompt_logprobs.is_none());
+        let max_outputs = if one_each { max_sequences } else { self.max_outputs };
+        Self { max_sequences, cache_tokens, max_outputs, ..self }
     }
 
     fn n_ctx(&self, config: &ModelConfig) -> usize {
@@ -77,6 +105,8 @@ impl EngineOptions {
             ("max_rows", self.max_rows, 1 << 16),
             ("cache_tokens", self.cache_tokens.unwrap_or(1), MAX_CACHE_TOKENS),
             ("max_context", self.max_context.unwrap_or(1), MAX_CACHE_TOKENS),
+            ("max_prompt_rows", self.max_prompt_rows, 1 << 16),
+            ("max_outputs", self.max_outputs, 1 << 16),
         ] {
             if found == 0 || found > most {
                 return Err(EngineError::Option { field, found, allowed: format!("from 1 to {most}") });
@@ -98,7 +128,8 @@ impl EngineOptions {
             });
         }
         let limits = StepLimits { max_rows: self.max_rows, max_sequences: self.max_sequences, max_blocks };
-        Ok(Sizes { limits, n_blocks, n_ctx })
+        // Every sequence has an output.
+        Ok(Sizes { limits, n_blocks, n_ctx, max_outputs: self.max_outputs.max(self.max_sequences) })
     }
 }
 
@@ -115,9 +146,11 @@ pub fn memory_plan<B: InferBackend>(
     formats: Option<&WeightFormats>,
     options: &EngineOptions,
 ) -> Result<MemoryPlan, EngineError> {
-    let Sizes { limits, n_blocks, .. } = options.sizes(config)?;
+    let Sizes { limits, n_blocks, max_outputs, .. } = options.sizes(config)?;
     let mut items = infer_memory_plan(backend, config, formats, n_blocks, limits);
-    let bytes = InferStep::<B>::host_bytes(config, limits) + Sampler::bytes(config.n_vocab);
+    let bytes = InferStep::<B>::host_bytes(config, limits, max_outputs)
+        + Sampler::bytes(config.n_vocab)
+        + BlockCache::bytes(n_blocks);
     items.push(PlanItem { purpose: "logits and sampling", bytes: bytes as u64 });
     // Weights are read before anything else is there; only what that takes beyond the rest counts.
     let together: u64 = items.iter().map(|item| item.bytes).sum();
@@ -130,8 +163,7 @@ pub fn memory_plan<B: InferBackend>(
 
 /// A model on a machine, with its KV cache and workspace. Its answers depend on model, prompt, parameters and seed only.
 pub struct Engine<'a, B: InferBackend> {
-    model: BackendModel<'a, B>,
-    vocabulary: &'a Vocabulary,
+    core: Core<'a, BackendModel<'a, B>>,
 }
 
 impl<'a, B: InferBackend> Engine<'a, B> {
@@ -147,14 +179,20 @@ impl<'a, B: InferBackend> Engine<'a, B> {
         vocabulary: &'a Vocabulary,
         options: &EngineOptions,
     ) -> Result<Self, EngineError> {
-        let Sizes { limits, n_blocks, n_ctx } = options.sizes(config)?;
-        if vocabulary.n_vocab() > config.n_vocab {
-            return Err(EngineError::VocabularyTooLarge { found: vocabulary.n_vocab(), n_vocab: config.n_vocab });
+        let model = BackendModel::new(backend, config, weights, options)?;
+        let mut core = Core::new(
+            model,
+            vocabulary,
+            CoreOptions {
+                max_prompt_rows: options.max_prompt_rows,
+                max_outputs: options.sizes(config)?.max_outputs,
+                share_prefixes: options.share_prefixes,
+            },
+        )?;
+        if let Some(lookup) = options.prompt_lookup {
+            core.set_drafter(Some(Box::new(lookup)));
         }
-        let cache = KvCache::new(backend, config, n_blocks)?;
-        let workspace = InferStep::new(backend, config, limits)?;
-        let model = BackendModel { backend, config, weights, cache, workspace, n_ctx };
-        Ok(Self { model, vocabulary })
+        Ok(Self { core })
     }
 
     /// An engine for samples of a model that is being trained: works on a copy of the weights as they are now.
@@ -171,12 +209,17 @@ impl<'a, B: InferBackend> Engine<'a, B> {
         Self::new(backend, config, weights, vocabulary, options)
     }
 
-    /// Longest sequence, prompt and answer together.
-    pub fn n_ctx(&self) -> usize {
-        self.model.n_ctx
+    /// Requests and steps, for callers that have requests come while others are answered.
+    pub fn core(&mut self) -> &mut Core<'a, BackendModel<'a, B>> {
+        &mut self.core
     }
 
-    /// Answers requests; see [`generate`]. `cancel` ends all answers before the next step.
+    /// Longest sequence, prompt and answer together.
+    pub fn n_ctx(&self) -> usize {
+        self.core.n_ctx()
+    }
+
+    /// Answers requests; see [`crate::generate`]. `cancel` ends all answers before the next step.
     ///
     /// # Errors
     /// A failed machine. What concerns one request is reported as [`crate::Event::Failed`].
@@ -186,10 +229,10 @@ impl<'a, B: InferBackend> Engine<'a, B> {
         cancel: &AtomicBool,
         on_event: OnEvent<'_>,
     ) -> Result<Totals, EngineError> {
-        generate(&mut self.model, &Batch { requests, vocabulary: self.vocabulary, cancel }, on_event)
+        self.core.answer_all(requests, cancel, on_event)
     }
 
-    /// Answers requests and returns the whole answers in the order of the requests; see [`answer`].
+    /// Answers requests and returns what each got, in the order of the requests; see [`crate::answer`].
     ///
     /// # Errors
     /// A failed machine. What concerns one request is in its place.
@@ -197,18 +240,37 @@ impl<'a, B: InferBackend> Engine<'a, B> {
         &mut self,
         requests: &[Request],
         cancel: &AtomicBool,
-    ) -> Result<Vec<Result<Answer, EngineError>>, EngineError> {
-        Ok(answer(&mut self.model, &Batch { requests, vocabulary: self.vocabulary, cancel })?.0)
+    ) -> Result<Vec<Result<Answers, EngineError>>, EngineError> {
+        Ok(self.core.whole_answers(requests, cancel)?.0)
     }
 }
 
-struct BackendModel<'a, B: InferBackend> {
+/// A model on a backend.
+pub struct BackendModel<'a, B: InferBackend> {
     backend: &'a B,
     config: &'a ModelConfig,
     weights: InferWeights<B>,
     cache: KvCache<B>,
     workspace: InferStep<B>,
     n_ctx: usize,
+}
+
+impl<'a, B: InferBackend> BackendModel<'a, B> {
+    /// Allocates cache and workspace for the sizes of `options`.
+    ///
+    /// # Errors
+    /// An option out of its range, out of memory.
+    pub fn new(
+        backend: &'a B,
+        config: &'a ModelConfig,
+        weights: InferWeights<B>,
+        options: &EngineOptions,
+    ) -> Result<Self, EngineError> {
+        let Sizes { limits, n_blocks, n_ctx, .. } = options.sizes(config)?;
+        let cache = KvCache::new(backend, config, n_blocks)?;
+        let workspace = InferStep::new(backend, config, limits)?;
+        Ok(Self { backend, config, weights, cache, workspace, n_ctx })
+    }
 }
 
 impl<B: InferBackend> StepModel for BackendModel<'_, B> {
@@ -233,5 +295,10 @@ impl<B: InferBackend> StepModel for BackendModel<'_, B> {
     fn step(&mut self, batch: &StepBatch<'_>) -> Result<&[B::Acc], EngineError> {
         let Self { backend, config, weights, cache, workspace, .. } = self;
         Ok(infer_step(*backend, config, weights, cache, batch, workspace)?)
+    }
+
+    fn hidden(&mut self, rows: &[u32]) -> Result<&[f32], EngineError> {
+        let Self { backend, config, weights, workspace, .. } = self;
+        Ok(hidden_states(*backend, config, weights, rows, workspace)?)
     }
 }

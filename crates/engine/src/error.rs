@@ -77,6 +77,32 @@ pub enum EngineError {
         /// Tokens of the answer before the one that was to be chosen.
         n_generated: usize,
     },
+    /// A draft model that does not belong to the model.
+    #[error("the draft model has {found} token ids, the model {n_vocab}: they must have the same tokenizer")]
+    DraftVocabulary {
+        /// `n_vocab` of the draft model.
+        found: usize,
+        /// `n_vocab` of the model.
+        n_vocab: usize,
+    },
+    /// The answer cannot be as its constraint wants it.
+    #[error("the constraint on the answer cannot be met: {detail}")]
+    Constraint {
+        /// Why.
+        detail: String,
+    },
+    /// Too many requests wait.
+    #[error("{limit} requests are waiting or being answered, as many as may: try again later")]
+    QueueFull {
+        /// Most requests at once.
+        limit: usize,
+    },
+    /// The engine has ended.
+    #[error("the engine has stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
     /// The tokenizer has more ids than the model has rows.
     #[error("the tokenizer has {found} ids, the model only {n_vocab}: they do not belong together")]
     VocabularyTooLarge {

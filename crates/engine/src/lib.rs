@@ -38,26 +38,37 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod answer;
 mod blocks;
+mod constraint;
+mod core;
+mod draft;
 mod engine;
 mod error;
 mod generate;
+mod group;
+mod model;
 mod params;
+mod request;
 mod sampler;
 mod schedule;
 mod stop;
 mod text;
+mod thread;
 mod vocabulary;
 
-pub use answer::{Answer, AnswerToken, answer};
-pub use blocks::BlockAllocator;
-pub use engine::{Engine, EngineOptions, memory_plan};
+pub use blocks::BlockCache;
+pub use constraint::{Constraint, ConstraintSource};
+pub use core::{Core, CoreOptions, Totals};
+pub use draft::{DraftModel, Drafter, PromptLookup};
+pub use engine::{BackendModel, Engine, EngineOptions, memory_plan};
 pub use error::EngineError;
-pub use generate::{Batch, Event, Finish, FinishReason, OnEvent, Request, StepModel, Totals, generate};
+pub use generate::{Answer, Answers, Batch, Collected, answer, generate};
+pub use model::StepModel;
 pub use params::SamplingParams;
+pub use request::{AnswerToken, Event, Finish, FinishReason, MAX_CHOICES, OnEvent, Pooling, Request};
 pub use sampler::{History, Sampled, Sampler, TokenLogprob, draws};
-pub use schedule::{Outcome, Plan, Scheduler, SchedulerLimits, Segment};
+pub use schedule::{Guess, Outcome, Outputs, Plan, Scheduler, SchedulerLimits, Segment, Submission};
 pub use stop::StopSet;
 pub use text::{Piece, TextStream};
+pub use thread::{EngineHandle, Load, OwnedEvent, Requests, Sink, engine_channel, serve};
 pub use vocabulary::Vocabulary;

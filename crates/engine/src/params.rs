@@ -58,7 +58,7 @@ pub struct SamplingParams {
     pub stop: Vec<String>,
     /// The same seed gives the same tokens.
     pub seed: u64,
-    /// Most tokens of the answer, at least 1. The context bounds it too: prompt and answer together have at most
+    /// Most tokens of the answer, at least 1 where one is asked for. The context bounds it too: prompt and answer together have at most
     /// `n_ctx` tokens, or one more: the last token of an answer is never read. Either way the answer then ends with
     /// [`crate::FinishReason::Length`].
     pub max_tokens: usize,
@@ -127,7 +127,6 @@ impl SamplingParams {
         let length = self.dry_allowed_length;
         check("dry_allowed_length", length, (1..=MAX_REPEAT).contains(&length), || format!("from 1 to {MAX_REPEAT}"))?;
         self.validate_breakers()?;
-        check("max_tokens", self.max_tokens, self.max_tokens > 0, || "at least 1".to_owned())?;
         let n_vocab = vocabulary.n_vocab();
         if let Some(n) = self.n_logprobs {
             check("n_logprobs", n, n <= n_vocab, || format!("from 0 to {n_vocab}, the size of the vocabulary"))?;
@@ -265,7 +264,6 @@ mod tests {
             (|p| p.repetition_penalty = 0.0, "repetition_penalty is 0, must be above 0 and at most 1000000"),
             (|p| p.presence_penalty = 101.0, "presence_penalty is 101, must be from -100 to 100"),
             (|p| p.frequency_penalty = f32::NAN, "frequency_penalty is NaN, must be from -100 to 100"),
-            (|p| p.max_tokens = 0, "max_tokens is 0, must be at least 1"),
             (|p| p.n_logprobs = Some(11), "n_logprobs is 11, must be from 0 to 10, the size of the vocabulary"),
             (|p| p.logit_bias = vec![(1, 1e4)], "logit_bias is 10000 for token 1, must be from -1000 to 1000"),
             (

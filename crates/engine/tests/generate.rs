@@ -1,162 +1,15 @@
-//! The loop on a mock model that computes nothing but sees everything: a row's logits are a hash of the tokens that its
-//! block table leads to, so that a wrong slot, position, block or sequence changes the answer.
+//! Whole batches on a mock model.
 
 mod common;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Chosen, Record, Recorder, records};
+use common::Recorder;
+use common::mock::{END, Mock, N_VOCAB, expected, vocabulary};
 use proptest::prelude::*;
 use verve_engine::*;
-use verve_model::{StepBatch, StepLimits};
 use verve_ops::KV_BLOCK;
-
-const N_VOCAB: usize = 12;
-/// More rows than ids, as models have.
-const N_ROWS: usize = 14;
-/// Ends a text and starts one.
-const END: u32 = 11;
-
-/// Pieces of characters, characters, and one with a stop string inside.
-fn vocabulary() -> Vocabulary {
-    let tokens: [&[u8]; N_VOCAB] =
-        [b"a", b"b", b"ab", "é".as_bytes(), b"\xc3", b"\xa9", b"\xe2\x82", b"\xac", b" ", b"b a", b"", b""];
-    Vocabulary::from_bytes(tokens).with_end_of_text([END]).with_start(Some(END)).with_excluded([10])
-}
-
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-/// The logits after these tokens.
-fn logits_after(tokens: &[u32]) -> Vec<f64> {
-    let key = tokens.iter().fold(1, |key, &id| mix(key ^ u64::from(id) << 8));
-    let logit = |row: u64| (mix(key ^ row) % 64) as f64 / 8.0 - if row == u64::from(END) { 4.0 } else { 0.0 };
-    let mut logits: Vec<f64> = (0..N_ROWS as u64).map(logit).collect();
-    if tokens.ends_with(POISON) {
-        logits[5] = f64::NAN;
-    }
-    logits
-}
-
-/// After these tokens the model breaks down.
-const POISON: &[u32] = &[7, 7, 7];
-
-struct Mock {
-    n_ctx: usize,
-    limits: StepLimits,
-    /// Token in each place of the cache.
-    cache: Vec<u32>,
-    logits: Vec<f64>,
-    /// Fails in this step.
-    fails_at: Option<usize>,
-    steps: usize,
-}
-
-impl Mock {
-    fn new(n_ctx: usize, max_rows: usize, max_sequences: usize, n_blocks: usize) -> Self {
-        let limits = StepLimits { max_rows, max_sequences, max_blocks: n_ctx.div_ceil(KV_BLOCK) };
-        let cache = vec![u32::MAX; n_blocks * KV_BLOCK];
-        Self { n_ctx, limits, cache, logits: Vec::new(), fails_at: None, steps: 0 }
-    }
-
-    fn run(&mut self, requests: &[Request]) -> Vec<Record> {
-        let vocabulary = vocabulary();
-        records(requests.len(), |cancel, on_event| {
-            generate(self, &Batch { requests, vocabulary: &vocabulary, cancel }, on_event)
-        })
-    }
-}
-
-impl StepModel for Mock {
-    type Logit = f64;
-
-    fn n_ctx(&self) -> usize {
-        self.n_ctx
-    }
-
-    fn n_vocab(&self) -> usize {
-        N_ROWS
-    }
-
-    fn n_blocks(&self) -> usize {
-        self.cache.len() / KV_BLOCK
-    }
-
-    fn limits(&self) -> StepLimits {
-        self.limits
-    }
-
-    fn step(&mut self, batch: &StepBatch<'_>) -> Result<&[f64], EngineError> {
-        self.steps += 1;
-        if self.fails_at == Some(self.steps) {
-            let broken = verve_ops::BackendError::Device { device: "mock".to_owned(), detail: "asked to".to_owned() };
-            return Err(verve_model::ModelError::from(broken).into());
-        }
-        let rows = batch.tokens.len();
-        assert!(rows > 0 && rows <= self.limits.max_rows);
-        assert_eq!(batch.block_table.len(), self.limits.max_sequences * batch.max_blocks);
-        for (&slot, &token) in batch.slots.iter().zip(batch.tokens) {
-            self.cache[slot as usize] = token;
-        }
-        self.logits.clear();
-        for &row in batch.output_rows {
-            let (sequence, position) = (batch.sequences[row as usize] as usize, batch.positions[row as usize] as usize);
-            assert!(position < self.n_ctx);
-            let place = |p: usize| {
-                batch.block_table[sequence * batch.max_blocks + p / KV_BLOCK] as usize * KV_BLOCK + p % KV_BLOCK
-            };
-            let tokens: Vec<u32> = (0..=position).map(|p| self.cache[place(p)]).collect();
-            self.logits.extend(logits_after(&tokens));
-        }
-        Ok(&self.logits)
-    }
-}
-
-/// The answer, computed in the plainest way.
-fn expected(request: &Request, n_ctx: usize) -> Record {
-    let (vocabulary, params) = (vocabulary(), &request.params);
-    let prompt = if request.prompt.is_empty() { vec![END] } else { request.prompt.clone() };
-    let mut tokens = prompt.clone();
-    let mut record = Record::default();
-    let mut sampler = Sampler::new(&vocabulary);
-    let mut text = TextStream::new(Arc::new(StopSet::new(&params.stop)));
-    let mut history = History::new(params, &prompt);
-    let reason = loop {
-        let n_generated = tokens.len() - prompt.len();
-        let logits = logits_after(&tokens);
-        let sampled = match sampler.sample(&logits, params, &history, &draws(params.seed), n_generated, None) {
-            Ok(sampled) => sampled,
-            Err(error) => {
-                record.error = Some(error.to_string());
-                return record;
-            }
-        };
-        history.push(sampled.id, sampled.surprise);
-        let ends = sampled.id == END && !params.ignore_eos;
-        let piece = text.push(if ends { b"" } else { vocabulary.bytes(sampled.id) });
-        let alternatives = sampled.alternatives.iter().map(|t| (t.id, t.logprob.to_bits())).collect();
-        let (text, logprob) = (piece.text.to_owned(), sampled.logprob.map(f32::to_bits));
-        record.tokens.push(Chosen { id: sampled.id, text, logprob, alternatives });
-        tokens.push(sampled.id);
-        if piece.stopped {
-            break FinishReason::Stop;
-        } else if ends {
-            break FinishReason::EndOfText;
-        } else if n_generated + 1 == params.max_tokens || tokens.len() == n_ctx + 1 {
-            break FinishReason::Length;
-        }
-    };
-    let piece = text.finish();
-    record.last_text = piece.text.to_owned();
-    let reason = if piece.stopped { FinishReason::Stop } else { reason };
-    record.finish = Some(Finish { reason, n_prompt: prompt.len(), n_generated: record.tokens.len() });
-    record
-}
 
 fn any_params() -> impl Strategy<Value = SamplingParams> {
     let stops = prop::sample::select(vec!["a", "ab ", "b a", "éé", "€b", "\u{fffd}b", "abababab"]);
@@ -189,7 +42,7 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
 fn any_request() -> impl Strategy<Value = Request> {
     let length = prop_oneof![0usize..4, 0usize..140];
     (length.prop_flat_map(|n| prop::collection::vec(0..N_VOCAB as u32, n)), any_params())
-        .prop_map(|(prompt, params)| Request { prompt, params })
+        .prop_map(|(prompt, params)| Request { prompt, params, ..Request::default() })
 }
 
 /// Sizes that make requests wait, share and come after one another in the same blocks.
@@ -226,14 +79,15 @@ proptest! {
         let (vocabulary, cancel) = (vocabulary(), AtomicBool::new(false));
         let batch = Batch { requests: &requests, vocabulary: &vocabulary, cancel: &cancel };
         let (answers, totals) = answer(&mut mock, &batch).unwrap();
-        let n_generated: usize = answers.iter().flatten().map(|answer| answer.finish.n_generated).sum();
+        let n_generated: usize = answers.iter().flatten().map(|answers| answers.choices[0].finish.n_generated).sum();
         prop_assert!(answers.iter().any(Result::is_err) || totals.n_generated == n_generated);
         for (request, answer) in requests.iter().zip(answers) {
             let expected = expected(request, 150);
             match answer {
-                Ok(answer) => {
+                Ok(answers) => {
+                    let answer = &answers.choices[0];
                     prop_assert_eq!(&answer.text, &expected.text());
-                    prop_assert_eq!(Some(answer.finish), expected.finish);
+                    prop_assert_eq!(Some(Finish { n_cached: 0, ..answer.finish }), expected.finish);
                     let tokens: Vec<_> = answer.tokens.iter().map(|t| (t.id, t.logprob.map(f32::to_bits))).collect();
                     prop_assert_eq!(tokens, expected.tokens.iter().map(|t| (t.id, t.logprob)).collect::<Vec<_>>());
                 }
@@ -289,7 +143,7 @@ proptest! {
 }
 
 fn request(prompt: &[u32], params: SamplingParams) -> Request {
-    Request { prompt: prompt.to_vec(), params }
+    Request { prompt: prompt.to_vec(), params, ..Request::default() }
 }
 
 fn greedy(max_tokens: usize) -> SamplingParams {
@@ -322,7 +176,10 @@ fn a_bad_request_fails_alone_and_says_why() {
     }
     let found = Mock::new(100, 16, 3, 6).run(&requests);
     let expected = expected(&good(), 100);
-    assert_eq!(expected.finish, Some(Finish { reason: FinishReason::Length, n_prompt: 3, n_generated: 9 }));
+    assert_eq!(
+        expected.finish,
+        Some(Finish { reason: FinishReason::Length, n_prompt: 3, n_cached: 0, n_generated: 9 })
+    );
     for (place, record) in found.iter().enumerate() {
         match place % 2 {
             0 => assert_eq!(record, &expected, "request {place}"),
@@ -353,7 +210,8 @@ fn a_cache_that_is_too_small_for_one_request_is_its_error() {
 fn an_answer_ends_where_the_context_ends() {
     let requests = [request(&[1; 90], greedy(500)), request(&[1; 100], greedy(500)), request(&[2; 100], greedy(1))];
     let found = Mock::new(100, 32, 2, 4).run(&requests);
-    let finish = |n_prompt, n_generated| Some(Finish { reason: FinishReason::Length, n_prompt, n_generated });
+    let finish =
+        |n_prompt, n_generated| Some(Finish { reason: FinishReason::Length, n_prompt, n_cached: 0, n_generated });
     let finishes: Vec<_> = found.iter().map(|record| record.finish).collect();
     assert_eq!(finishes, [finish(90, 11), finish(100, 1), finish(100, 1)]);
 }
@@ -373,7 +231,8 @@ fn a_failed_machine_is_an_error_of_the_whole_call() {
     let requests = [request(&[1], greedy(5)), request(&[2], greedy(5))];
     let (vocabulary, cancel) = (vocabulary(), AtomicBool::new(false));
     let batch = Batch { requests: &requests, vocabulary: &vocabulary, cancel: &cancel };
-    let mut mock = Mock { fails_at: Some(3), ..Mock::new(100, 32, 2, 4) };
+    let mut mock = Mock::new(100, 32, 2, 4);
+    mock.fails_at = Some(3);
     assert!(matches!(answer(&mut mock, &batch), Err(EngineError::Model(_))));
     // The next call starts afresh.
     mock.fails_at = None;
@@ -395,8 +254,9 @@ fn work_is_shared_and_no_token_is_computed_twice() {
     let batch = Batch { requests: &requests, vocabulary: &vocabulary, cancel: &cancel };
     let run = |max_rows, max_sequences| answer(&mut Mock::new(100, max_rows, max_sequences, 12), &batch).unwrap().1;
     let rows = 6 * (10 + 20 - 1);
-    assert_eq!(run(64, 6), Totals { steps: 20, rows, n_generated: 120 });
-    assert_eq!(run(64, 1), Totals { steps: 120, rows, n_generated: 120 });
+    let totals = |steps| Totals { steps, rows, n_generated: 120, ..Totals::default() };
+    assert_eq!(run(64, 6), totals(20));
+    assert_eq!(run(64, 1), totals(120));
     // Two steps for each prompt, and two requests at once.
     assert_eq!(run(10, 2).rows, rows);
 }

@@ -68,8 +68,11 @@ fn run<B: InferBackend>(backend: &B, config: &ModelConfig, options: &EngineOptio
         max_tokens: 60,
         ..SamplingParams::default()
     };
-    let request =
-        |seed: u32| Request { prompt: vec![seed; 150], params: SamplingParams { seed: seed.into(), ..params.clone() } };
+    let request = |seed: u32| Request {
+        prompt: vec![seed; 150],
+        params: SamplingParams { seed: seed.into(), ..params.clone() },
+        ..Request::default()
+    };
     let requests: Vec<Request> = (0..6).map(request).collect();
     let before = HELD.load(Relaxed);
     PEAK.store(before, Relaxed);
@@ -114,7 +117,8 @@ fn memory_is_as_planned_and_steps_allocate_nothing() {
         // Reading its two tables takes more than answering.
         let large_head = ModelConfig { n_vocab: 3000, d_model: 256, n_layers: 1, ..config.clone() };
         for (config, max_sequences, max_rows) in [(config.clone(), 6, 64), (config, 20, 200), (large_head, 6, 64)] {
-            let options = EngineOptions { max_sequences, max_rows, ..EngineOptions::default() };
+            let options =
+                EngineOptions { max_sequences, max_rows, max_outputs: max_sequences, ..EngineOptions::default() };
             let (calls, ..) = run(&cpu, &config, &options);
             assert_eq!(calls, 0, "{name}: allocations in some forty steps");
             let (_, plan, peak) = run(&reference, &config, &options);

@@ -44,7 +44,7 @@ fn agrees_with_the_full_forward<B: InferBackend>(backend: impl Fn() -> B, tolera
                 ignore_eos: true,
                 ..SamplingParams::default()
             };
-            let requests = [Request { prompt: prompt.clone(), params }];
+            let requests = [Request { prompt: prompt.clone(), params, ..Request::default() }];
             let options = EngineOptions { max_sequences: 2, max_rows, ..EngineOptions::default() };
             let record = model.records(&options, &requests).remove(0);
             let ids = record.ids();
@@ -96,6 +96,7 @@ fn requests() -> Vec<Request> {
     let request = |(number, &length): (usize, &usize)| Request {
         prompt: data.ids(length, N_VOCAB - 1),
         params: SamplingParams { seed: number as u64, ..with(number) },
+        ..Request::default()
     };
     lengths.iter().enumerate().map(request).collect()
 }

@@ -1,239 +1,314 @@
-//! The scheduler alone, driven with random requests, sizes and endings.
+//! The scheduler alone, driven with random sequences, sizes, guesses and endings.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use verve_engine::{Outcome, Plan, Scheduler, SchedulerLimits};
+use verve_engine::{Outcome, Outputs, Plan, Scheduler, SchedulerLimits, Segment, Submission};
 use verve_ops::KV_BLOCK;
 
-/// A request as the scheduler sees it, and when it really ends.
+/// A sequence as the scheduler sees it, and when it really ends.
 #[derive(Debug, Clone)]
 struct Wish {
-    n_prompt: usize,
+    /// Letters of which each stands for the same half block of tokens.
+    beginning: Vec<u32>,
+    n_rest: usize,
     max_new: usize,
-    /// Ends after this many tokens of its answer, if that is before `max_new`: end of text or cancellation.
+    /// Ends after this many new tokens, if that is before `max_new`: end of text.
     ends_after: usize,
+    all_outputs: bool,
     /// Submitted before this step.
     arrives: usize,
+    /// Cancelled so many steps later.
+    cancelled_after: Option<usize>,
+    priority: i32,
+    client: u64,
 }
 
 impl Wish {
+    fn tokens(&self, id: usize) -> Vec<u32> {
+        let half = |&letter: &u32| (0..KV_BLOCK as u32 / 2).map(move |i| letter << 8 | i);
+        let rest = (0..self.n_rest).map(|at| (id << 16 | at) as u32);
+        self.beginning.iter().flat_map(half).chain(rest).collect()
+    }
+
+    /// The `n`th new token of sequence `id`.
+    fn next(id: usize, n: usize) -> u32 {
+        (id << 20 | n) as u32
+    }
+
     fn n_new(&self) -> usize {
         self.max_new.min(self.ends_after)
     }
-
-    fn n_blocks(&self) -> usize {
-        // The last token is never read.
-        (self.n_prompt + self.max_new - 1).div_ceil(KV_BLOCK)
-    }
 }
 
-fn wishes() -> impl Strategy<Value = Vec<Wish>> {
-    let length = || prop_oneof![1usize..4, 1usize..40, 1usize..400];
-    let wish = (length(), length(), length(), 0usize..40).prop_map(|(n_prompt, max_new, ends_after, arrives)| Wish {
-        n_prompt,
-        max_new,
-        ends_after,
-        arrives,
-    });
-    prop::collection::vec(wish, 1..14).prop_map(|mut wishes| {
-        wishes.sort_by_key(|wish| wish.arrives);
-        wishes
-    })
+fn wish() -> impl Strategy<Value = Wish> {
+    let length = || prop_oneof![1usize..4, 1usize..40, 1usize..300];
+    (
+        (prop::collection::vec(0u32..2, 0..8), length(), length(), length()),
+        (prop::bool::weighted(0.2), 0usize..40, prop::option::weighted(0.2, 0usize..30)),
+        (-1i32..2, 0u64..3),
+    )
+        .prop_map(|((beginning, n_rest, max_new, ends_after), (all_outputs, arrives, cancelled_after), by)| Wish {
+            beginning,
+            n_rest,
+            max_new,
+            ends_after,
+            all_outputs,
+            arrives,
+            cancelled_after,
+            priority: by.0,
+            client: by.1,
+        })
 }
 
-struct Running {
-    request: usize,
+struct Known {
+    tokens: Vec<u32>,
+    n_prompt: usize,
     n_cached: usize,
-    n_tokens: usize,
+    /// Positions whose outputs have been given.
+    reported: Vec<bool>,
 }
 
 struct Simulation<'a> {
     wishes: &'a [Wish],
     limits: SchedulerLimits,
     scheduler: Scheduler,
-    submitted: usize,
-    admitted: usize,
-    running: BTreeMap<usize, Running>,
-    /// Slots by admission.
-    order: Vec<usize>,
-    rows: usize,
+    known: BTreeMap<u64, Known>,
+    n_done: usize,
 }
 
 impl Simulation<'_> {
     /// Checks everything that a plan promises, and carries it out.
     fn step(&mut self, plan: &Plan) -> Result<(), TestCaseError> {
-        let n_slots = self.limits.max_sequences.min(self.limits.max_rows);
-        for &(request, slot) in &plan.admitted {
-            prop_assert_eq!(request, self.admitted, "requests start in the order of submission");
-            prop_assert!(slot < n_slots);
-            self.admitted += 1;
-            let running = Running { request, n_cached: 0, n_tokens: self.wishes[request].n_prompt };
-            prop_assert!(self.running.insert(slot, running).is_none(), "slot {} is taken", slot);
-            self.order.push(slot);
+        for &(id, n_found) in &plan.admitted {
+            let known = self.known.get_mut(&id).expect("only what was submitted starts");
+            prop_assert!(known.n_cached == 0 && n_found < known.tokens.len());
+            prop_assert!(n_found == 0 || (self.limits.share_prefixes && n_found.is_multiple_of(KV_BLOCK)));
+            known.n_cached = n_found;
         }
-        self.check_blocks()?;
-        if self.admitted < self.submitted {
-            let needed = self.wishes[self.admitted].n_blocks();
-            let has_room = needed <= self.scheduler.n_free_blocks() && self.running.len() < n_slots;
-            prop_assert!(!has_room, "request {} could have started", self.admitted);
+        for id in &plan.preempted {
+            self.known.get_mut(id).expect("only what runs is preempted").n_cached = 0;
         }
-        self.check_segments(plan)?;
+        let (mut n_rows, mut n_outputs) = (0, 0);
         for segment in &plan.segments {
-            let Some(running) = self.running.get_mut(&segment.slot) else { unreachable!("checked") };
-            running.n_cached += segment.len;
-            running.n_tokens += usize::from(segment.samples);
-            self.rows += segment.len;
-            let wish = &self.wishes[running.request];
-            let is_over = running.n_tokens == wish.n_prompt + wish.n_new();
-            if is_over {
-                self.running.remove(&segment.slot);
-                self.order.retain(|&slot| slot != segment.slot);
-            }
-            self.scheduler.complete(segment, if is_over { Outcome::Finished } else { Outcome::Continue });
+            n_rows += segment.positions().len();
+            n_outputs += segment.outputs.len();
+            self.check_segment(segment)?;
+        }
+        prop_assert!(n_rows <= self.limits.max_rows && n_outputs <= self.limits.max_outputs, "{n_rows} {n_outputs}");
+        for segment in &plan.segments {
+            self.complete(segment)?;
+        }
+        self.scheduler.check();
+        Ok(())
+    }
+
+    fn check_segment(&self, segment: &Segment) -> Result<(), TestCaseError> {
+        let known = &self.known[&segment.id];
+        prop_assert!(segment.n_known > 0);
+        prop_assert_eq!(segment.start, known.n_cached);
+        let end = segment.start + segment.n_known;
+        prop_assert!(end <= known.tokens.len());
+        prop_assert_eq!(segment.samples, end == known.tokens.len());
+        let (tokens, guesses) = self.scheduler.tokens_of(segment.slot);
+        prop_assert_eq!(tokens, &known.tokens[..]);
+        prop_assert!(segment.n_guessed == guesses.len() || (segment.n_guessed == 0 && !segment.samples));
+        prop_assert!(self.scheduler.blocks_of(segment.slot).len() * KV_BLOCK >= segment.positions().end);
+        // The last known token's output and the guesses' are always wanted, those of the prompt once if at all.
+        let wish = &self.wishes[segment.id as usize];
+        for position in segment.positions() {
+            let samples = segment.samples && position + 1 >= end;
+            let scores = wish.all_outputs && !known.reported.get(position).copied().unwrap_or(true);
+            prop_assert_eq!(segment.outputs.contains(&position), samples || scores, "position {}", position);
         }
         Ok(())
     }
 
-    /// Every running sequence owns all the blocks it can need, and no two own one.
-    fn check_blocks(&self) -> Result<(), TestCaseError> {
-        let mut owned: Vec<u32> = Vec::new();
-        for (&slot, running) in &self.running {
-            let blocks = self.scheduler.blocks(slot);
-            prop_assert_eq!(blocks.len(), self.wishes[running.request].n_blocks());
-            owned.extend(blocks);
-        }
-        prop_assert_eq!(owned.len() + self.scheduler.n_free_blocks(), self.limits.n_blocks);
-        owned.sort_unstable();
-        prop_assert!(owned.windows(2).all(|pair| pair[0] < pair[1]));
-        prop_assert!(owned.last().is_none_or(|&block| (block as usize) < self.limits.n_blocks));
-        Ok(())
-    }
-
-    fn check_segments(&self, plan: &Plan) -> Result<(), TestCaseError> {
-        let mut len_of = BTreeMap::new();
-        for segment in &plan.segments {
-            prop_assert!(len_of.insert(segment.slot, segment.len).is_none(), "slot {} twice", segment.slot);
-            let Some(running) = self.running.get(&segment.slot) else {
-                return Err(TestCaseError::fail(format!("slot {} is empty", segment.slot)));
-            };
-            prop_assert!(segment.len > 0);
-            prop_assert_eq!((segment.request, segment.start), (running.request, running.n_cached));
-            let end = segment.start + segment.len;
-            prop_assert!(end <= running.n_tokens);
-            prop_assert_eq!(segment.samples, end == running.n_tokens);
-        }
-        let pending: usize = self.running.values().map(|running| running.n_tokens - running.n_cached).sum();
-        let rows: usize = len_of.values().sum();
-        prop_assert_eq!(rows, pending.min(self.limits.max_rows), "a step is as full as it can be");
-        // No one starves: whoever waits for one token gets it, and the earliest prompt gets on.
-        let (mut is_first, mut may_have_rows) = (true, true);
-        for slot in &self.order {
-            let running = &self.running[slot];
-            let (pending, len) = (running.n_tokens - running.n_cached, len_of.get(slot).copied().unwrap_or(0));
-            if pending == 1 {
-                prop_assert_eq!(len, 1);
-                continue;
+    fn complete(&mut self, segment: &Segment) -> Result<(), TestCaseError> {
+        let id = segment.id as usize;
+        let known = self.known.get_mut(&segment.id).expect("checked");
+        known.n_cached += segment.n_known;
+        for position in segment.outputs.clone() {
+            if let Some(reported) = known.reported.get_mut(position) {
+                *reported = true;
             }
-            prop_assert!(!is_first || len > 0, "slot {} got no row", slot);
-            prop_assert!(may_have_rows || len == 0, "slot {} got rows before an earlier prompt", slot);
-            is_first = false;
-            may_have_rows &= len == pending;
+        }
+        let mut chosen = Vec::new();
+        let mut outcome = Outcome::Continue;
+        if segment.samples {
+            let (_, guesses) = self.scheduler.tokens_of(segment.slot);
+            for n in 0..=segment.n_guessed {
+                let n_new = known.tokens.len() - known.n_prompt;
+                let next = Wish::next(id, n_new);
+                known.tokens.push(next);
+                chosen.push(next);
+                if n_new + 1 == self.wishes[id].n_new() {
+                    outcome = Outcome::Finished;
+                    break;
+                }
+                if guesses.get(n) != Some(&next) {
+                    break;
+                }
+                known.n_cached += 1;
+            }
+        }
+        self.scheduler.complete(segment, &chosen, outcome);
+        if outcome == Outcome::Finished {
+            let known = self.known.remove(&segment.id).expect("checked");
+            prop_assert!(!self.wishes[id].all_outputs || known.reported.iter().all(|&reported| reported));
+            self.n_done += 1;
         }
         Ok(())
     }
 }
 
 fn limits() -> impl Strategy<Value = SchedulerLimits> {
-    // 800 tokens are the longest wish: 13 blocks.
-    (prop_oneof![1usize..6, 1usize..300], 1usize..7, 13usize..40)
-        .prop_map(|(max_rows, max_sequences, n_blocks)| SchedulerLimits { max_rows, max_sequences, n_blocks })
+    let rows = || prop_oneof![1usize..6, 1usize..300];
+    // The longest wish has 256 + 299 + 299 tokens: 14 blocks.
+    (rows(), rows(), 1usize..7, rows(), 14usize..40, any::<bool>()).prop_map(
+        |(max_rows, max_prompt_rows, max_sequences, max_outputs, n_blocks, share_prefixes)| SchedulerLimits {
+            max_rows,
+            max_prompt_rows,
+            max_sequences,
+            max_outputs,
+            n_blocks,
+            share_prefixes,
+        },
+    )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn every_request_gets_all_its_tokens_and_every_block_comes_back(wishes in wishes(), limits in limits()) {
-        let mut sim = Simulation {
-            wishes: &wishes,
-            limits,
-            scheduler: Scheduler::new(limits),
-            submitted: 0,
-            admitted: 0,
-            running: BTreeMap::new(),
-            order: Vec::new(),
-            rows: 0,
-        };
+    fn everything_is_computed_and_every_block_comes_back(
+        wishes in prop::collection::vec(wish(), 1..14),
+        limits in limits(),
+        guesses in prop::collection::vec(0usize..6, 1..8),
+    ) {
+        let mut sim =
+            Simulation { wishes: &wishes, limits, scheduler: Scheduler::new(limits), known: BTreeMap::new(), n_done: 0 };
         let mut plan = Plan::default();
-        // What must be computed, if it were one row a step: no plan may be empty while there is work.
-        let work: usize = wishes.iter().map(|wish| wish.n_prompt + wish.n_new() - 1).sum();
         let mut step = 0;
-        while sim.submitted < wishes.len() || !sim.scheduler.is_idle() {
-            prop_assert!(step <= work + 40, "it goes on for ever");
-            while sim.submitted < wishes.len() && wishes[sim.submitted].arrives <= step {
-                let wish = &wishes[sim.submitted];
-                sim.scheduler.submit(sim.submitted, wish.n_prompt, wish.max_new);
-                sim.submitted += 1;
+        let last_arrival = wishes.iter().map(|wish| wish.arrives).max().unwrap_or(0);
+        while step <= last_arrival || !sim.scheduler.is_idle() {
+            prop_assert!(step < 20_000, "it goes on for ever");
+            for (id, wish) in wishes.iter().enumerate() {
+                if wish.arrives == step {
+                    let tokens = wish.tokens(id);
+                    let reported = vec![false; tokens.len()];
+                    let known = Known { tokens: tokens.clone(), n_prompt: tokens.len(), n_cached: 0, reported };
+                    sim.known.insert(id as u64, known);
+                    let outputs = if wish.all_outputs { Outputs::All } else { Outputs::Last };
+                    let Wish { max_new, priority, client, .. } = *wish;
+                    sim.scheduler.submit(Submission { id: id as u64, tokens, max_new, priority, client, outputs });
+                }
+                if wish.cancelled_after.is_some_and(|after| wish.arrives + after == step) {
+                    let was_there = sim.known.remove(&(id as u64)).is_some();
+                    prop_assert_eq!(sim.scheduler.cancel(id as u64), was_there);
+                    sim.n_done += usize::from(was_there);
+                    sim.scheduler.check();
+                }
+            }
+            for guess in sim.scheduler.guessable() {
+                let id = guess.id as usize;
+                let n_new = guess.tokens.len() - wishes[id].tokens(id).len();
+                let n = guesses[(step + id) % guesses.len()].min(guess.most);
+                // The last one is wrong now and then.
+                guess.guesses.extend((0..n).map(|at| Wish::next(id, n_new + at) + u32::from(at == 3)));
             }
             sim.scheduler.plan(&mut plan);
             prop_assert_eq!(plan.segments.is_empty(), sim.scheduler.is_idle());
             sim.step(&plan)?;
             step += 1;
         }
-        prop_assert_eq!(sim.rows, work, "no token is computed twice");
-        prop_assert_eq!(sim.scheduler.n_free_blocks(), limits.n_blocks);
+        prop_assert_eq!(sim.n_done, wishes.len());
+        let blocks = sim.scheduler.blocks();
+        prop_assert_eq!(blocks.n_available(), limits.n_blocks);
+        prop_assert!(limits.share_prefixes || blocks.n_idle() == 0);
     }
+}
 
-    #[test]
-    fn clearing_frees_everything_and_names_every_request_once(
-        wishes in wishes(),
-        limits in limits(),
-        steps in 0usize..30,
-    ) {
-        let mut scheduler = Scheduler::new(limits);
-        for (request, wish) in wishes.iter().enumerate() {
-            scheduler.submit(request, wish.n_prompt, wish.max_new);
-        }
-        let mut open: BTreeMap<usize, Option<usize>> = (0..wishes.len()).map(|request| (request, None)).collect();
-        let mut answered = vec![0; wishes.len()];
-        let mut plan = Plan::default();
-        for _ in 0..steps {
-            scheduler.plan(&mut plan);
-            open.extend(plan.admitted.iter().map(|&(request, slot)| (request, Some(slot))));
-            for segment in &plan.segments {
-                answered[segment.request] += usize::from(segment.samples);
-                let is_over = answered[segment.request] == wishes[segment.request].n_new();
-                if is_over {
-                    open.remove(&segment.request);
-                }
-                scheduler.complete(segment, if is_over { Outcome::Finished } else { Outcome::Continue });
-            }
-        }
-        let mut ended = BTreeMap::new();
-        scheduler.clear(|request, slot| assert!(ended.insert(request, slot).is_none(), "{request} twice"));
-        prop_assert_eq!(ended, open);
-        prop_assert!(scheduler.is_idle());
-        prop_assert_eq!(scheduler.n_free_blocks(), limits.n_blocks);
-        // It is as good as new.
-        scheduler.submit(77, 5, 5);
-        scheduler.plan(&mut plan);
-        prop_assert_eq!(&plan.admitted, &vec![(77, 0)]);
+fn small(n_blocks: usize, max_sequences: usize) -> SchedulerLimits {
+    SchedulerLimits {
+        max_rows: 64,
+        max_prompt_rows: 64,
+        max_sequences,
+        max_outputs: 64,
+        n_blocks,
+        share_prefixes: true,
+    }
+}
+
+fn submission(id: u64, n_tokens: usize, max_new: usize) -> Submission {
+    let tokens = (0..n_tokens as u32).map(|at| (id as u32) << 16 | at).collect();
+    Submission { id, tokens, max_new, priority: 0, client: 0, outputs: Outputs::Last }
+}
+
+/// Carries out a plan; nothing ends.
+fn carry_out(scheduler: &mut Scheduler, plan: &Plan) {
+    for segment in &plan.segments {
+        let chosen: &[u32] = if segment.samples { &[7] } else { &[] };
+        scheduler.complete(segment, chosen, Outcome::Continue);
     }
 }
 
 #[test]
-#[should_panic(expected = "request 3 needs 2 blocks, the cache has 1")]
-fn a_request_that_never_fits_is_refused_at_once() {
-    Scheduler::new(SchedulerLimits { max_rows: 8, max_sequences: 2, n_blocks: 1 }).submit(3, KV_BLOCK, 2);
+fn a_step_with_decoding_sequences_keeps_prompts_short() {
+    let mut scheduler = Scheduler::new(SchedulerLimits { max_prompt_rows: 10, ..small(20, 4) });
+    scheduler.submit(submission(0, 3, 50));
+    let mut plan = Plan::default();
+    scheduler.plan(&mut plan);
+    carry_out(&mut scheduler, &plan);
+    scheduler.submit(submission(1, 100, 50));
+    for _ in 0..10 {
+        scheduler.plan(&mut plan);
+        let rows: Vec<usize> = plan.segments.iter().map(|segment| segment.n_known).collect();
+        assert_eq!(rows, [1, 10]);
+        carry_out(&mut scheduler, &plan);
+    }
+    scheduler.plan(&mut plan);
+    assert_eq!(plan.segments.len(), 2);
+    assert!(plan.segments.iter().all(|segment| segment.n_known == 1));
+}
+
+#[test]
+fn the_latest_loses_its_place_when_blocks_run_out_and_finds_its_tokens_again() {
+    let mut scheduler = Scheduler::new(small(4, 2));
+    // Each begins with one block and a half; two and two are all there are.
+    scheduler.submit(submission(0, 90, 120));
+    scheduler.submit(submission(1, 90, 120));
+    let mut plan = Plan::default();
+    let mut preempted = Vec::new();
+    for _ in 0..60 {
+        scheduler.plan(&mut plan);
+        preempted.extend(plan.preempted.clone());
+        carry_out(&mut scheduler, &plan);
+        scheduler.check();
+    }
+    assert_eq!(preempted, [1], "once, and not again before there is room");
+    assert!(scheduler.cancel(0));
+    scheduler.plan(&mut plan);
+    assert_eq!(plan.admitted, [(1, KV_BLOCK)], "its first block is still there");
+    // Someone more important comes and needs everything.
+    carry_out(&mut scheduler, &plan);
+    scheduler.submit(Submission { priority: 1, ..submission(2, 256, 1) });
+    scheduler.plan(&mut plan);
+    assert_eq!((&plan.preempted[..], plan.admitted[0].0), (&[1][..], 2));
+}
+
+#[test]
+#[should_panic(expected = "sequence 3 needs 2 blocks, the cache has 1")]
+fn a_sequence_that_never_fits_is_refused_at_once() {
+    Scheduler::new(small(1, 2)).submit(submission(3, KV_BLOCK, 2));
 }
 
 #[test]
 #[should_panic(expected = "is not of the last plan")]
 fn a_segment_completed_twice_is_a_bug() {
-    let mut scheduler = Scheduler::new(SchedulerLimits { max_rows: 8, max_sequences: 2, n_blocks: 1 });
-    scheduler.submit(0, 3, 2);
+    let mut scheduler = Scheduler::new(small(1, 2));
+    scheduler.submit(submission(0, 3, 9));
     let mut plan = Plan::default();
     scheduler.plan(&mut plan);
-    scheduler.complete(&plan.segments[0], Outcome::Continue);
-    scheduler.complete(&plan.segments[0], Outcome::Continue);
+    carry_out(&mut scheduler, &plan);
+    carry_out(&mut scheduler, &plan);
 }

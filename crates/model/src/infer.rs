@@ -120,6 +120,9 @@ pub struct InferStep<B: Backend> {
     passes: Vec<HeadPass<B>>,
     host_ids: Vec<u32>,
     host_logits: Vec<B::Acc>,
+    /// For [`hidden_states`], empty without.
+    host_elems: Vec<B::Elem>,
+    host_hidden: Vec<f32>,
 }
 
 /// Lengths of a workspace's buffers: of elements, of accumulators, of ids.
@@ -185,6 +188,8 @@ impl<B: InferBackend> InferStep<B> {
             passes,
             host_ids: vec![0; rows.max(blocks).max(largest)],
             host_logits: Vec::new(),
+            host_elems: Vec::new(),
+            host_hidden: Vec::new(),
         })
     }
 
@@ -199,10 +204,10 @@ impl<B: InferBackend> InferStep<B> {
         elems * size_of::<B::Elem>() + accs * size_of::<B::Acc>() + ids * size_of::<u32>()
     }
 
-    /// Bytes that [`InferStep::new`] and steps of one output for each sequence allocate on the host.
-    pub fn host_bytes(config: &ModelConfig, limits: StepLimits) -> usize {
+    /// Bytes that [`InferStep::new`] and steps of at most `outputs` outputs allocate on the host.
+    pub fn host_bytes(config: &ModelConfig, limits: StepLimits, outputs: usize) -> usize {
         let largest = HEAD_PASSES[HEAD_PASSES.len() - 1];
-        let outputs = limits.max_sequences.min(limits.max_rows);
+        let outputs = outputs.min(limits.max_rows);
         let last = HEAD_PASSES.into_iter().find(|&rows| rows >= outputs % largest).unwrap_or(largest);
         let rows = outputs / largest * largest + if outputs.is_multiple_of(largest) { 0 } else { last };
         let ids = limits.max_rows.max(limits.max_sequences * limits.max_blocks).max(largest);
@@ -494,6 +499,38 @@ fn head<'w, B: InferBackend>(
         done += n_rows;
     }
     Ok(&ws.host_logits[..output_rows.len() * config.n_vocab])
+}
+
+/// Hidden states behind the last norm, `[n, C]`, of these rows of the last step.
+///
+/// # Errors
+/// A failed device.
+///
+/// # Panics
+/// For a row that the workspace has not.
+pub fn hidden_states<'w, B: InferBackend>(
+    backend: &B,
+    config: &ModelConfig,
+    weights: &InferWeights<B>,
+    rows: &[u32],
+    ws: &'w mut InferStep<B>,
+) -> Result<&'w [f32], ModelError> {
+    let cols = config.d_model;
+    let pass = HEAD_PASSES.len() - 1;
+    ws.host_hidden.clear();
+    for rows in rows.chunks(HEAD_PASSES[pass]) {
+        let most = ws.limits.max_rows;
+        assert!(rows.iter().all(|&row| (row as usize) < most), "hidden_states: a row of {rows:?}, there are {most}");
+        let ids = &mut ws.passes[pass].rows;
+        stage(backend, &mut ws.host_ids, rows, HEAD_PASSES[pass], ids);
+        backend.gather_rows(GatherRows { inp: &ws.x, rows: ids, n_rows: rows.len(), out: &mut ws.head_inp, cols });
+        let shape = norm_shape(config, rows.len());
+        norm(backend, &weights.0.final_norm, &ws.head_inp, &mut ws.head_norm, &mut ws.stats, shape);
+        ws.host_elems.resize(HEAD_PASSES[pass] * cols, B::Elem::from_f32(0.0));
+        backend.download(&ws.head_norm, &mut ws.host_elems)?;
+        ws.host_hidden.extend(ws.host_elems[..rows.len() * cols].iter().map(|x| x.to_f32()));
+    }
+    Ok(&ws.host_hidden)
 }
 
 /// Checks everything the kernels rely on.

@@ -25,7 +25,9 @@ pub use config::{
 };
 pub use error::ModelError;
 pub use forward::{LossSum, Network, TrainBatch, forward_loss};
-pub use infer::{InferStep, KvCache, StepBatch, StepLimits, infer_memory_plan, infer_step, kv_bytes_per_token};
+pub use infer::{
+    InferStep, KvCache, StepBatch, StepLimits, hidden_states, infer_memory_plan, infer_step, kv_bytes_per_token,
+};
 pub use infer_weights::{InferWeights, QuantRows, WeightFormats};
 pub use init::init;
 pub use params::{Decay, Grads, Init, Moments, ParamSpec, Params, Weights, layout};

@@ -1,6 +1,7 @@
 //! What the tests of this crate share.
 #![allow(dead_code)]
 
+pub mod mock;
 pub mod models;
 
 use std::ops::ControlFlow;
@@ -17,7 +18,7 @@ pub struct Chosen {
     pub alternatives: Vec<(u32, u32)>,
 }
 
-/// Everything that was reported for one request.
+/// Everything that was reported for one request: for its first answer, and for those that follow.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Record {
     pub tokens: Vec<Chosen>,
@@ -25,6 +26,12 @@ pub struct Record {
     pub last_text: String,
     pub finish: Option<Finish>,
     pub error: Option<String>,
+    /// The prompt's tokens, and the bits of their log-probabilities and alternatives.
+    pub prompt: Vec<Chosen>,
+    /// Bits of the prompt's vector.
+    pub embedding: Vec<u32>,
+    /// Answers after the first.
+    pub more: Vec<Record>,
 }
 
 impl Record {
@@ -40,12 +47,32 @@ impl Record {
         self.finish.map(|finish| finish.reason)
     }
 
-    fn is_over(&self) -> bool {
-        self.finish.is_some() || self.error.is_some()
+    pub fn choice(&mut self, choice: usize) -> &mut Record {
+        if choice == 0 {
+            return self;
+        }
+        if self.more.len() < choice {
+            self.more.resize(choice, Record::default());
+        }
+        &mut self.more[choice - 1]
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.error.is_some() || (self.finish.is_some() && self.more.iter().all(|record| record.finish.is_some()))
     }
 }
 
-/// Puts events into records and checks that each request gets exactly one last event.
+fn chosen(token: &AnswerToken, text: &str) -> Chosen {
+    Chosen {
+        id: token.id,
+        text: text.to_owned(),
+        logprob: token.logprob.map(f32::to_bits),
+        alternatives: token.alternatives.iter().map(|t| (t.id, t.logprob.to_bits())).collect(),
+    }
+}
+
+/// Puts events into records and checks that each answer gets exactly one last event. How much of a prompt was found in
+/// the cache is left out: it depends on company.
 pub struct Recorder(pub Vec<Record>);
 
 impl Recorder {
@@ -55,16 +82,25 @@ impl Recorder {
 
     pub fn take(&mut self, event: Event<'_>) {
         let record = &mut self.0[event.request()];
-        assert!(!record.is_over(), "an event after the last: {event:?}");
+        assert!(record.error.is_none(), "an event after the last: {event:?}");
         match event {
-            Event::Token { id, text, logprob, alternatives, .. } => {
-                let alternatives = alternatives.iter().map(|t| (t.id, t.logprob.to_bits())).collect();
-                let (text, logprob) = (text.to_owned(), logprob.map(f32::to_bits));
-                record.tokens.push(Chosen { id, text, logprob, alternatives });
+            Event::Prompt { tokens, .. } => {
+                assert!(record.prompt.is_empty() && record.tokens.is_empty(), "a late or second prompt");
+                record.prompt = tokens.iter().map(|token| chosen(token, "")).collect();
             }
-            Event::Finished { text, finish, .. } => {
+            Event::Embedding { values, .. } => record.embedding = values.iter().map(|x| x.to_bits()).collect(),
+            Event::Token { choice, id, text, logprob, alternatives, .. } => {
+                let record = record.choice(choice);
+                assert!(record.finish.is_none(), "a token after the end");
+                let token = AnswerToken { id, logprob, alternatives: alternatives.to_vec() };
+                record.tokens.push(chosen(&token, text));
+            }
+            Event::Finished { choice, text, finish, .. } => {
+                let record = record.choice(choice);
+                assert!(record.finish.is_none(), "a second end");
                 record.last_text = text.to_owned();
-                record.finish = Some(finish);
+                assert!(finish.n_cached < finish.n_prompt);
+                record.finish = Some(Finish { n_cached: 0, ..finish });
             }
             Event::Failed { error, .. } => record.error = Some(error.to_string()),
         }

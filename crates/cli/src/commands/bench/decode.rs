@@ -42,7 +42,7 @@ impl OnBackend for Job<'_> {
         let bytes = InferWeights::bytes(&backend, &config, None) as f64;
         let vocabulary = Vocabulary::from_bytes((0..config.n_vocab).map(|_| b"x"));
         let params = SamplingParams { temperature: 0.0, max_tokens: TIMED + 1, ..SamplingParams::default() };
-        let requests = [Request { prompt: (0..PROMPT as u32).collect(), params }];
+        let requests = [Request { prompt: (0..PROMPT as u32).collect(), params, ..Request::default() }];
         let options = EngineOptions::default().for_requests(&requests, &config);
         let mut engine = Engine::new(&backend, &config, weights, &vocabulary, &options)?;
         let never = AtomicBool::new(false);
@@ -56,7 +56,7 @@ impl OnBackend for Job<'_> {
                         first.get_or_insert(last);
                     }
                     Event::Failed { error, .. } => failed = Some(error),
-                    Event::Finished { .. } => {}
+                    Event::Prompt { .. } | Event::Embedding { .. } | Event::Finished { .. } => {}
                 }
                 ControlFlow::Continue(())
             })?;

@@ -216,7 +216,7 @@ impl Conversation {
                  say it in fewer words or /reset{more}"
             );
         }
-        Ok(Request { prompt: prompt.ids, params: self.params.clone() })
+        Ok(Request { prompt: prompt.ids, params: self.params.clone(), ..Request::default() })
     }
 }
 
@@ -248,6 +248,7 @@ fn answer<B: Device>(engine: &mut Engine<'_, B>, request: Request) -> Result<Str
             }
             Event::Finished { finish, .. } => ended = Some(Ok(finish)),
             Event::Failed { error, .. } => ended = Some(Err(error)),
+            Event::Prompt { .. } | Event::Embedding { .. } => {}
         }
         if shown.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;

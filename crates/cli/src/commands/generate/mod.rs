@@ -33,7 +33,11 @@ pub fn run(machine: &MachineArgs, args: GenerateArgs) -> Result<()> {
     };
     let lines = prompts::read(&prompts)?;
     let model = Model::open(&args.model)?;
-    let request = |line: &PromptLine| Request { prompt: model.prompt(&line.prompt), params: line.params(&params) };
+    let request = |line: &PromptLine| Request {
+        prompt: model.prompt(&line.prompt),
+        params: line.params(&params),
+        ..Request::default()
+    };
     let requests = lines.iter().map(request).collect();
     let cancel = interrupt::watch("stopping after this step, then writing the answers so far")?;
     let dtype = args.dtype.map_or_else(|| own_dtype(&model), Ok)?;
@@ -51,7 +55,7 @@ pub fn one(
     precision: ActivationPrecision,
 ) -> Result<()> {
     let model = Model::open(model)?;
-    let request = Request { prompt: model.prompt(prompt), params };
+    let request = Request { prompt: model.prompt(prompt), params, ..Request::default() };
     let cancel = interrupt::watch("stopping")?;
     let dtype = dtype.map_or_else(|| own_dtype(&model), Ok)?;
     on_backend(machine, dtype, PromptJob { model, precision, prompt: prompt.to_owned(), request, cancel })
@@ -145,6 +149,7 @@ impl OnBackend for PromptJob {
                     shown
                 }
                 Event::Failed { error, .. } => Err(error.into()),
+                Event::Prompt { .. } | Event::Embedding { .. } => Ok(()),
             };
             match shown {
                 Ok(()) => ControlFlow::Continue(()),
@@ -230,7 +235,7 @@ impl OnBackend for FileJob {
             let answer = &mut answers[event.request()];
             answer.text.push_str(event.text());
             match event {
-                Event::Token { logprob: None, .. } => {}
+                Event::Prompt { .. } | Event::Embedding { .. } | Event::Token { logprob: None, .. } => {}
                 Event::Token { id, logprob: Some(logprob), alternatives, .. } => {
                     answer.logprobs.push(token_line(&vocabulary, id, logprob, alternatives));
                 }

@@ -49,7 +49,7 @@ fn sampling(seed: u64, max_tokens: usize) -> SamplingParams {
 pub fn sample_bytes<B: Device>(backend: &B, config: &RunConfig, model: &ModelConfig) -> u64 {
     // A token has at least a byte.
     let prompt = vec![0; config.sample.prompt.as_ref().map_or(0, String::len)];
-    let request = Request { prompt, params: sampling(0, config.sample.max_tokens) };
+    let request = Request { prompt, params: sampling(0, config.sample.max_tokens), ..Request::default() };
     let options = EngineOptions::default().for_requests(&[request], model);
     memory_plan(backend, model, None, &options).map_or(0, |plan| plan.total())
 }
@@ -213,7 +213,7 @@ impl<B: Device> Observer<B> for Display<'_> {
     fn sample(&mut self, request: SampleRequest<'_, B>) -> Option<Sample> {
         let prompt = request.prompt.unwrap_or_default();
         let params = sampling(request.seed, request.max_tokens);
-        let requests = [Request { prompt: self.tokenizer.encode(prompt), params }];
+        let requests = [Request { prompt: self.tokenizer.encode(prompt), params, ..Request::default() }];
         let options = EngineOptions::default().for_requests(&requests, request.network.config);
         let never = AtomicBool::new(false);
         let mut in_use = None;
@@ -226,7 +226,10 @@ impl<B: Device> Observer<B> for Display<'_> {
             .and_then(|mut answers| answers.remove(0));
         self.most_memory = self.most_memory.max(in_use);
         match answer {
-            Ok(answer) => Some(Sample { prompt: prompt.to_owned(), text: answer.text }),
+            Ok(answers) => {
+                let text = answers.choices.into_iter().map(|answer| answer.text).collect();
+                Some(Sample { prompt: prompt.to_owned(), text })
+            }
             Err(error) => {
                 self.print(format!("note: no sample at step {}: {error}", request.step));
                 None
