@@ -80,6 +80,9 @@ struct Simulation<'a> {
 impl Simulation<'_> {
     /// Checks everything that a plan promises, and carries it out.
     fn step(&mut self, plan: &Plan) -> Result<(), TestCaseError> {
+        for id in &plan.preempted {
+            prop_assert!(plan.segments.iter().all(|segment| segment.id != *id));
+        }
         for &(id, n_found) in &plan.admitted {
             let known = self.known.get_mut(&id).expect("only what was submitted starts");
             prop_assert!(known.n_cached == 0 && n_found < known.tokens.len());
@@ -273,8 +276,8 @@ fn a_step_with_decoding_sequences_keeps_prompts_short() {
 
 #[test]
 fn the_latest_loses_its_place_when_blocks_run_out_and_finds_its_tokens_again() {
-    let mut scheduler = Scheduler::new(small(4, 2));
-    // Each begins with one block and a half; two and two are all there are.
+    let mut scheduler = Scheduler::new(small(5, 2));
+    // Each begins with one block and a half and needs a third block before it ends; there are five.
     scheduler.submit(submission(0, 90, 120));
     scheduler.submit(submission(1, 90, 120));
     let mut plan = Plan::default();
@@ -288,7 +291,7 @@ fn the_latest_loses_its_place_when_blocks_run_out_and_finds_its_tokens_again() {
     assert_eq!(preempted, [1], "once, and not again before there is room");
     assert!(scheduler.cancel(0));
     scheduler.plan(&mut plan);
-    assert_eq!(plan.admitted, [(1, KV_BLOCK)], "its first block is still there");
+    assert_eq!(plan.admitted, [(1, 2 * KV_BLOCK)], "its blocks are still there");
     // Someone more important comes and needs everything.
     carry_out(&mut scheduler, &plan);
     scheduler.submit(Submission { priority: 1, ..submission(2, 256, 1) });

@@ -82,13 +82,14 @@ impl<M: StepModel> DraftModel<M> {
                     unreachable!("active sequences have one")
                 };
                 let n_rows = (known.len() - cached.len()).min(limits.max_rows - tokens.len());
-                for position in cached.len()..cached.len() + n_rows {
-                    tokens.push(known[position]);
+                let (start, fresh) = (cached.len(), &known[cached.len()..cached.len() + n_rows]);
+                for (position, &token) in (start..).zip(fresh) {
+                    tokens.push(token);
                     positions.push(position as u32);
                     slots.push((place * limits.max_blocks * KV_BLOCK + position) as u32);
                     sequences.push(*place as u32);
                 }
-                cached.extend_from_slice(&known[cached.len()..cached.len() + n_rows]);
+                cached.extend_from_slice(fresh);
                 if cached.len() < known.len() {
                     break;
                 }

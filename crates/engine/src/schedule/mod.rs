@@ -335,13 +335,15 @@ impl Scheduler {
             let (id, priority, n_tokens) = (sequence.id, sequence.priority, sequence.tokens.len());
             let findable = if self.limits.share_prefixes { sequence.findable() } else { &[] };
             let (n_found, n_idle) = self.blocks.find(findable);
-            if self.is_being_computed(findable, n_found) {
+            // Who has just lost its place does not get it back at once.
+            if self.is_being_computed(findable, n_found) || plan.preempted.contains(&id) {
                 passed.push(id);
                 continue;
             }
-            // One more for each that runs, or the next tokens would drive someone out again.
-            let spare = self.order.len();
-            let needed = n_tokens.div_ceil(KV_BLOCK) - n_found + n_idle + spare;
+            // Those that run still lack some for what they know, and may each need one more for what comes next; or the
+            // next tokens would drive someone out again.
+            let lacking: usize = self.order.iter().map(|&slot| self.sequence(slot).n_lacking() + 1).sum();
+            let needed = n_tokens.div_ceil(KV_BLOCK) - n_found + n_idle + lacking;
             let free_slot = self.running.iter().position(Option::is_none);
             let Some(slot) = free_slot.filter(|_| needed <= self.blocks.n_available() || self.order.is_empty()) else {
                 let lowest = self.order.last().copied();

@@ -63,6 +63,11 @@ impl Sequence {
         self.tokens.len() - self.n_cached
     }
 
+    /// Blocks for known tokens that it does not have yet.
+    pub(super) fn n_lacking(&self) -> usize {
+        self.tokens.len().div_ceil(KV_BLOCK).saturating_sub(self.blocks.len())
+    }
+
     /// Place in the order of those that run: the lesser, the later it loses its place.
     pub(super) fn rank(&self) -> (std::cmp::Reverse<i32>, u64) {
         (std::cmp::Reverse(self.priority), self.arrival)

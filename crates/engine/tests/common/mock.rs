@@ -160,7 +160,7 @@ pub fn expected(request: &Request, n_ctx: usize) -> Record {
     }
     if n_choices > request.n {
         let likelihood = |record: &Record| {
-            let sum: f64 = record.tokens.iter().map(|t| f64::from(f32::from_bits(t.logprob.unwrap()))).sum();
+            let sum: f64 = record.tokens.iter().map(|t| f64::from(f32::from_bits(t.logprob.expect("asked for")))).sum();
             sum / record.tokens.len() as f64
         };
         answers.sort_by(|a, b| likelihood(b).total_cmp(&likelihood(a)));
