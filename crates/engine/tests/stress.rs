@@ -1,6 +1,8 @@
 //! Same bytes: what a request gets does not depend on who else is being served, how prompts are cut, what is found in the
 //! cache, who is preempted or what is guessed. After every step, no block is lost.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -482,8 +484,8 @@ fn real_visits(seed: u64) -> Vec<Visit> {
         let request = Request {
             prompt,
             params,
-            n: if number % 9 == 0 { 3 } else { 1 },
-            prompt_logprobs: (number % 7 == 0).then_some(1),
+            n: if number.is_multiple_of(9) { 3 } else { 1 },
+            prompt_logprobs: number.is_multiple_of(7).then_some(1),
             embed: (number % 35 == 2).then_some(Pooling::Mean),
             constraint: (number % 5 == 1).then(|| Arc::new(third) as Arc<dyn ConstraintSource>),
             priority: draw(6, 2) as i32,

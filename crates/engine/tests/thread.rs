@@ -1,5 +1,7 @@
 //! The engine on its own thread.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
+
 mod common;
 
 use std::ops::ControlFlow;
