@@ -296,6 +296,7 @@ fn from_scores(vocab: GgufVocab) -> Result<Tokenizer> {
     let scored = Scored {
         algorithm: Algorithm::Bpe,
         pieces: pieces.map(|((text, score), kind)| (text, score, kind)).collect(),
+        more: Vec::new(),
         charsmap: None,
         space_in_front: vocab.add_space_prefix.unwrap_or(true),
         trim_spaces: false,

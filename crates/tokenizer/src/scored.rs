@@ -31,6 +31,8 @@ pub(crate) struct Scored {
     pub(crate) algorithm: Algorithm,
     /// Text, score and type of each id.
     pub(crate) pieces: Vec<(String, f32, i32)>,
+    /// Added tokens with other ids.
+    pub(crate) more: Vec<AddedToken>,
     pub(crate) charsmap: Option<Arc<Charsmap>>,
     /// Whether a space goes in front of a text.
     pub(crate) space_in_front: bool,
@@ -45,7 +47,7 @@ impl Scored {
     pub(crate) fn build(self, origin: &str) -> Result<Tokenizer> {
         let mut rules = self.rules;
         let mut pieces = Vec::with_capacity(self.pieces.len());
-        let mut added = Vec::new();
+        let mut added = self.more;
         for (id, (text, score, kind)) in (0u32..).zip(self.pieces) {
             let matched = |special: bool| AddedToken {
                 special,

@@ -333,6 +333,11 @@ impl Tokenizer {
         &self.rules
     }
 
+    /// For roles, and what goes around a text: nothing else may change.
+    pub(crate) fn rules_mut(&mut self) -> &mut Rules {
+        &mut self.rules
+    }
+
     pub(crate) fn vocab(&self) -> &Vocab {
         &self.vocab
     }

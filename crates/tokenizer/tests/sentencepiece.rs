@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use verve_tokenizer::{Error, ModelKind, Tokenizer};
+use serde_json::json;
+use verve_tokenizer::{Error, ModelKind, SpecialTokens, Tokenizer};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tokenizer/models").join(name)
@@ -133,6 +134,50 @@ fn models_are_found_in_folders_and_told_from_rank_files() {
     std::fs::write(folder.path().join("tokenizer.model"), "YQ== 0\n").unwrap();
     let error = Tokenizer::load(folder.path()).unwrap_err();
     assert!(error.to_string().contains("byte 0x00"), "{error}");
+}
+
+#[test]
+fn a_configuration_beside_the_file_says_what_goes_around_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokenizer.model"), model(&[])).unwrap();
+    let configured = |config: serde_json::Value| {
+        std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        Tokenizer::load(folder.path()).unwrap()
+    };
+    let around = |tokenizer: &Tokenizer| tokenizer.encode_with_specials("b", SpecialTokens::Ordinary);
+    let plain = configured(json!({"bos_token": "</s>", "clean_up_tokenization_spaces": false}));
+    assert_eq!((around(&plain), plain.bos()), (vec![5, 4], Some(1)), "the model's own role counts");
+    assert_eq!(around(&configured(json!({"tokenizer_class": "LlamaTokenizerFast"}))), [1, 5, 4]);
+    assert_eq!(around(&configured(json!({"tokenizer_class": "T5Tokenizer"}))), [5, 4, 2]);
+    let told = json!({"tokenizer_class": "LlamaTokenizer", "add_bos_token": false, "add_eos_token": true});
+    assert_eq!(around(&configured(told)), [5, 4, 2]);
+    let more = configured(json!({"added_tokens_decoder": {
+        "0": {"content": "<unk>", "special": true}, "8": {"content": "<|end|>", "special": true},
+        "9": {"content": "\n\n", "special": false, "normalized": false},
+    }, "pad_token": {"content": "<|end|>"}}));
+    assert_eq!(more.n_vocab(), 10);
+    assert_eq!(more.encode_with("b<|end|>b\n\n", SpecialTokens::Parse), [5, 4, 8, 5, 4, 9]);
+    assert_eq!(more.encode("<|end|>").len(), 2);
+    std::fs::write(folder.path().join("tokenizer_config.json"), "{").unwrap();
+    assert!(Tokenizer::load(folder.path()).unwrap_err().to_string().contains("tokenizer_config.json: JSON"));
+}
+
+#[test]
+fn a_tokenizer_file_without_roles_takes_them_from_its_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let families = golden("../families");
+    for (family, bos, front) in [("qwen2", "<|endoftext|>", 1), ("llama3", "<|endoftext|>", 0)] {
+        std::fs::copy(families.join(format!("{family}.json")), folder.path().join("tokenizer.json")).unwrap();
+        let config = json!({"bos_token": bos, "eos_token": {"content": "<|endoftext|>"}, "add_bos_token": true});
+        std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        let end = tokenizer.end_of_text();
+        assert_eq!(tokenizer.eos(), end, "{family}");
+        let ids = tokenizer.encode_with_specials("a", SpecialTokens::Ordinary);
+        assert_eq!(ids.len(), 2);
+        // What the file's own template says stays.
+        assert_eq!(ids.first().copied(), if front == 1 { end } else { tokenizer.special_id("<s>") }, "{family}");
+    }
 }
 
 #[test]

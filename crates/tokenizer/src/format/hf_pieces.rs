@@ -13,6 +13,9 @@ use crate::split::PreSplit;
 use crate::tokenizer::Tokenizer;
 use crate::vocab::{AddedToken, Kind};
 
+/// How the texts of ids begin that stand for nothing: in the list of a unigram model an id is its place, so they need one.
+const UNUSED: &str = "\0unused ";
+
 /// Texts of special tokens, which no text but themselves becomes.
 fn special_texts(added: &[AddedToken]) -> HashSet<&str> {
     added.iter().filter(|token| token.special).map(|token| token.content.as_str()).collect()
@@ -27,13 +30,24 @@ pub(super) fn parse_unigram(
     mut rules: Rules,
 ) -> Result<Tokenizer> {
     rules.unk = model.unk_id;
+    let n_pieces = model.vocab.len();
+    if let Some(id) = model.unk_id.filter(|id| *id as usize >= n_pieces) {
+        return Err(Error::malformed(origin, "model.unk_id", format!("{id} of {n_pieces} pieces")));
+    }
+    // The library numbers tokens that are no pieces one by one from here on, whatever ids are written.
+    let mut others: Vec<&AddedToken> = added.iter().filter(|token| token.id as usize >= n_pieces).collect();
+    others.sort_by_key(|token| token.id);
+    if let Some((token, id)) = others.iter().zip(n_pieces..).find(|(token, id)| token.id as usize != *id) {
+        let place = format!("added token {:?}", shorten(&token.content));
+        return Err(Error::malformed(origin, place, format!("id {}; the next id behind the pieces is {id}", token.id)));
+    }
     let special = special_texts(&added);
     let min_score = model.vocab.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min);
     let pieces = model
         .vocab
         .iter()
         .zip(0..)
-        .filter(|((text, _), _)| !special.contains(text.as_str()))
+        .filter(|((text, _), _)| !special.contains(text.as_str()) && !text.starts_with(UNUSED))
         .map(|((text, score), id)| Piece {
             text: text.clone(),
             id,
@@ -116,23 +130,8 @@ pub(super) fn parse(
 pub(super) fn model_json(tokenizer: &Tokenizer, pieces: &Pieces) -> Value {
     let fallback = pieces.encoder.fallback();
     let text = |id: u32| pieces.texts.get(id as usize).map_or("", |text| text);
-    if let PieceEncoder::Unigram(_) = pieces.encoder {
-        // An id is its place in the list, so those that stand for nothing need a text that no other has.
-        let vocab: Vec<Value> = tokenizer
-            .vocab()
-            .iter()
-            .zip(&pieces.scores)
-            .map(|((id, kind, _), score)| match kind {
-                Kind::Unused => json!([format!("\0unused {id}"), 0.0]),
-                _ => json!([text(id), score]),
-            })
-            .collect();
-        return json!({
-            "type": "Unigram",
-            "unk_id": fallback.unk,
-            "vocab": vocab,
-            "byte_fallback": fallback.bytes.is_some(),
-        });
+    if let PieceEncoder::Unigram(unigram) = &pieces.encoder {
+        return unigram_json(tokenizer, pieces, unigram.min_score());
     }
     let vocab: serde_json::Map<String, Value> = tokenizer
         .vocab()
@@ -153,5 +152,31 @@ pub(super) fn model_json(tokenizer: &Tokenizer, pieces: &Pieces) -> Value {
         "ignore_merges": pieces.encoder.whole_pieces(),
         "vocab": vocab,
         "merges": merges,
+    })
+}
+
+/// The `model` of a unigram tokenizer. Added tokens behind the last piece are not listed: the library numbers them on.
+fn unigram_json(tokenizer: &Tokenizer, pieces: &Pieces, min_score: f64) -> Value {
+    let fallback = pieces.encoder.fallback();
+    let is_piece = |kind: Kind| matches!(kind, Kind::Merged | Kind::Unreachable);
+    let listed: Vec<_> = tokenizer.vocab().iter().zip(&pieces.texts).zip(&pieces.scores).collect();
+    let end = listed.iter().rposition(|(((_, kind, _), _), _)| *kind != Kind::Added).map_or(0, |last| last + 1);
+    let end = end.max(fallback.unk.map_or(0, |unk| unk as usize + 1));
+    // The lowest score counts whether or not its piece is ever used.
+    let is_lowest_used = listed.iter().any(|(((_, kind, _), _), score)| is_piece(*kind) && **score == min_score);
+    let other = if is_lowest_used { min_score.max(0.0) } else { min_score };
+    let vocab: Vec<Value> = listed[..end]
+        .iter()
+        .map(|(((id, kind, _), text), score)| match kind {
+            Kind::Merged | Kind::Unreachable => json!([text, score]),
+            Kind::Added => json!([text, if **score == 0.0 { other } else { **score }]),
+            Kind::Unused => json!([format!("{UNUSED}{id}"), other]),
+        })
+        .collect();
+    json!({
+        "type": "Unigram",
+        "unk_id": fallback.unk,
+        "vocab": vocab,
+        "byte_fallback": fallback.bytes.is_some(),
     })
 }

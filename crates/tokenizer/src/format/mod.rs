@@ -1,6 +1,7 @@
 //! Files: Hugging Face `tokenizer.json`, SentencePiece `.model`, GPT-2's `vocab.json` with `merges.txt`, tiktoken rank
 //! files.
 
+mod config;
 mod hf_pieces;
 mod hf_read;
 mod hf_rules;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 use crate::vocab::AddedToken;
+use config::Config;
 
 /// Largest file read. The largest published tokenizer files have about 35 MB.
 const MAX_FILE_BYTES: u64 = 1 << 28;
@@ -30,7 +32,8 @@ impl Tokenizer {
     /// A folder is searched for `tokenizer.json`, for `tokenizer.model` or `spiece.model`, for `vocab.json` with
     /// `merges.txt`, and for a single `*.tiktoken` file, in this order. A file is read by its name: `vocab.json` or
     /// `merges.txt` with the other beside it, `*.model` as SentencePiece's, `*.tiktoken` as ranks, everything else as
-    /// `tokenizer.json`. See [`Self::from_tiktoken`] for what a rank file
+    /// `tokenizer.json`. A `tokenizer_config.json` beside it says which tokens begin and end a text where the file itself
+    /// does not. See [`Self::from_tiktoken`] for what a rank file
     /// leaves open.
     ///
     /// # Errors
@@ -39,21 +42,11 @@ impl Tokenizer {
         let path = path.as_ref();
         let metadata = fs::metadata(path).map_err(|source| io_error(path, source))?;
         let file = if metadata.is_dir() { find_in(path)? } else { path.to_owned() };
-        let origin = file.display().to_string();
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        if name == "vocab.json" || name == "merges.txt" {
-            let vocab = read_file(&file.with_file_name("vocab.json"))?;
-            let merges = read_file(&file.with_file_name("merges.txt"))?;
-            return pair::parse(&origin, &vocab, &merges);
-        }
-        let content = read_file(&file)?;
-        match file.extension().and_then(|ending| ending.to_str()) {
-            Some("tiktoken") => tiktoken::parse(&origin, &content, None),
-            // Llama 3's file of this name is a rank file: text, while a SentencePiece model starts with its first piece.
-            Some("model") if content.first() != Some(&SENTENCEPIECE_START) => tiktoken::parse(&origin, &content, None),
-            Some("model") => sentencepiece::parse(&origin, &content),
-            _ => hf_read::parse(&origin, &content),
-        }
+        let config = Config::beside(&file)?;
+        let mut tokenizer = read_by_name(&file, &config)?;
+        let ids: Vec<_> = tokenizer.added_tokens().iter().map(|token| (token.content.clone(), token.id)).collect();
+        config.fill_in(tokenizer.rules_mut(), |name| ids.iter().find(|(text, _)| text == name).map(|(_, id)| *id));
+        Ok(tokenizer)
     }
 
     /// Reads the content of a SentencePiece `.model` file: a BPE or a unigram model.
@@ -61,7 +54,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::load`].
     pub fn from_sentencepiece(content: &[u8]) -> Result<Self> {
-        sentencepiece::parse("SentencePiece model", content)
+        sentencepiece::parse("SentencePiece model", content, &Config::default())
     }
 
     /// Reads the content of a `tokenizer.json`.
@@ -106,6 +99,25 @@ impl Tokenizer {
         let path = path.as_ref();
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         write_atomically(&file, self.to_tokenizer_json().as_bytes())
+    }
+}
+
+/// Reads a file of any format, told by its name.
+fn read_by_name(file: &Path, config: &Config) -> Result<Tokenizer> {
+    let origin = file.display().to_string();
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    if name == "vocab.json" || name == "merges.txt" {
+        let vocab = read_file(&file.with_file_name("vocab.json"))?;
+        let merges = read_file(&file.with_file_name("merges.txt"))?;
+        return pair::parse(&origin, &vocab, &merges);
+    }
+    let content = read_file(file)?;
+    match file.extension().and_then(|ending| ending.to_str()) {
+        Some("tiktoken") => tiktoken::parse(&origin, &content, None),
+        // Llama 3's file of this name is a rank file: text, while a SentencePiece model starts with its first piece.
+        Some("model") if content.first() != Some(&SENTENCEPIECE_START) => tiktoken::parse(&origin, &content, None),
+        Some("model") => sentencepiece::parse(&origin, &content, config),
+        _ => hf_read::parse(&origin, &content),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::config::Config;
 use super::protobuf::{Field, Fields};
 use crate::charsmap::Charsmap;
 use crate::error::{Error, Result};
@@ -32,8 +33,8 @@ struct Normalizer<'a> {
     escape_whitespaces: bool,
 }
 
-/// Reads a `.model` file into a tokenizer. What goes around a text (`<s>`) is not in the file: nothing does.
-pub(super) fn parse(origin: &str, content: &[u8]) -> Result<Tokenizer> {
+/// Reads a `.model` file into a tokenizer. What goes around a text (`<s>`) is not in the file, but in its configuration.
+pub(super) fn parse(origin: &str, content: &[u8], config: &Config) -> Result<Tokenizer> {
     let mut pieces = Vec::new();
     let mut trainer = Trainer { model_type: 1, spaces_behind_words: false, unk: 0, bos: 1, eos: 2, pad: -1 };
     let mut normalizer =
@@ -92,6 +93,7 @@ pub(super) fn parse(origin: &str, content: &[u8]) -> Result<Tokenizer> {
     };
     let scored = Scored {
         algorithm,
+        more: config.added(pieces.len()),
         pieces,
         charsmap: charsmap.map(Arc::new),
         space_in_front: normalizer.add_dummy_prefix,
