@@ -340,9 +340,8 @@ impl Scheduler {
                 passed.push(id);
                 continue;
             }
-            // Those that run still lack some for what they know, and may each need one more for what comes next; or the
-            // next tokens would drive someone out again.
-            let lacking: usize = self.order.iter().map(|&slot| self.sequence(slot).n_lacking() + 1).sum();
+            // What those that run still lack is theirs, or the next tokens would drive someone out again.
+            let lacking: usize = self.order.iter().map(|&slot| self.sequence(slot).n_lacking()).sum();
             let needed = n_tokens.div_ceil(KV_BLOCK) - n_found + n_idle + lacking;
             let free_slot = self.running.iter().position(Option::is_none);
             let Some(slot) = free_slot.filter(|_| needed <= self.blocks.n_available() || self.order.is_empty()) else {

@@ -63,9 +63,11 @@ impl Sequence {
         self.tokens.len() - self.n_cached
     }
 
-    /// Blocks for known tokens that it does not have yet.
+    /// Blocks that it does not have yet, for the tokens that it knows and one block more.
     pub(super) fn n_lacking(&self) -> usize {
-        self.tokens.len().div_ceil(KV_BLOCK).saturating_sub(self.blocks.len())
+        let for_all = (self.n_at_most - 1).max(self.tokens.len()).div_ceil(KV_BLOCK);
+        let soon = for_all.min(self.tokens.len().div_ceil(KV_BLOCK) + 1);
+        soon.saturating_sub(self.blocks.len())
     }
 
     /// Place in the order of those that run: the lesser, the later it loses its place.
