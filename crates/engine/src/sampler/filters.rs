@@ -2,7 +2,7 @@
 
 use std::f64::consts::LN_2;
 
-use super::math::{ln, rank, ranked_id, sum};
+use super::math::{self, first_of, greatest, ln, rank, ranked_id, sum};
 use super::{History, Sampler};
 use crate::params::SamplingParams;
 
@@ -13,9 +13,8 @@ impl Sampler {
             return self.keep_unsurprising(bits);
         }
         if params.top_k > 0 && params.top_k < self.logits.len() {
-            self.rank_all();
-            keep_best(&mut self.ranks, params.top_k);
-            self.keep_ranked();
+            self.rank_best(params.top_k);
+            self.keep_ranked(f32::INFINITY);
         }
         if params.top_p < 1.0 {
             self.keep_likeliest(f64::from(params.top_p));
@@ -35,13 +34,12 @@ impl Sampler {
     fn keep_unsurprising(&mut self, bits: f64) {
         // With weights w relative to the likeliest token's: -log2(w / total) <= bits.
         let least = (ln(total(&self.weights)) - bits * LN_2) as f32;
-        let mut best = None;
-        for (id, (weight, &logit)) in self.weights.iter_mut().zip(&self.logits).enumerate() {
-            if logit == 0.0 && best.is_none() {
-                best = Some(id);
-            } else if logit < least {
-                *weight = 0.0;
-            }
+        let best = first_of(&self.logits, 0.0).map(|id| (id as usize, self.weights[id as usize]));
+        for (weight, &logit) in self.weights.iter_mut().zip(&self.logits) {
+            *weight = if logit >= least { *weight } else { 0.0 };
+        }
+        if let Some((id, weight)) = best {
+            self.weights[id] = weight;
         }
     }
 
@@ -52,88 +50,154 @@ impl Sampler {
         Some((ln(total(&self.weights) / weight) / LN_2) as f32)
     }
 
+    /// Leaves in `ranks` the `n` greatest logits, in any order.
+    pub(super) fn rank_best(&mut self, n: usize) {
+        self.ranks.clear();
+        if n == 0 {
+            return;
+        }
+        let blocks = || self.logits.chunks(BLOCK).map(greatest);
+        // Where there are few against many, the n-th greatest of the blocks' greatest rules out nearly all others.
+        let mut least = f32::NEG_INFINITY;
+        if n < self.logits.len() / BLOCK / 2 {
+            self.ranks.extend((0..).zip(blocks()).map(|(block, greatest)| rank(greatest, block)));
+            let (_, &mut nth, _) = self.ranks.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
+            least = greatest(&self.logits[ranked_id(nth) as usize * BLOCK..][..BLOCK]);
+            self.ranks.clear();
+        }
+        for (first, block) in (0..).step_by(BLOCK).zip(self.logits.chunks(BLOCK)) {
+            if greatest(block) >= least {
+                gather(&mut self.ranks, first, block, |place| block[place] >= least);
+            }
+        }
+        if n < self.ranks.len() {
+            self.ranks.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
+            self.ranks.truncate(n);
+        }
+    }
+
     /// Top-p.
     fn keep_likeliest(&mut self, probability: f64) {
         let total = total(&self.weights);
+        let wanted = probability * total;
         // Tokens lighter than this have together less than half of the weight that is to be left out, and are the
         // lightest: the others are enough.
-        let negligible = (0.5 * (1.0 - probability) * total / self.weights.len() as f64) as f32;
-        self.ranks.clear();
-        for (id, (&weight, &logit)) in (0..).zip(self.weights.iter().zip(&self.logits)) {
-            if weight > negligible {
-                self.ranks.push(rank(logit, id));
+        let negligible = 0.5 * (1.0 - probability) * total / self.weights.len() as f64;
+        // Logits below `low` are out, those from `high` on are in. Halving what is between is faster than sorting much.
+        let (mut low, mut high) = (ln(negligible) as f32, f32::INFINITY);
+        let mut between = math::weight_from(&self.weights, &self.logits, low).1;
+        let mut above = (0.0, 0);
+        for _ in 0..MAX_HALVINGS {
+            if between <= MAX_SORTED {
+                break;
+            }
+            let middle = 0.5 * (low + high.min(0.0));
+            let from = math::weight_from(&self.weights, &self.logits, middle);
+            let inside = from.1 - above.1;
+            if from.0 >= wanted {
+                (low, between) = (middle, inside);
+            } else {
+                (high, above, between) = (middle, from, between - inside);
             }
         }
-        let n = self.cut(probability * total);
+        self.ranks.clear();
+        let blocks = self.logits.chunks(BLOCK).zip(self.weights.chunks(BLOCK));
+        for (first, (logits, weights)) in (0..).step_by(BLOCK).zip(blocks) {
+            if greatest(logits) >= low && greatest(weights) > 0.0 {
+                let between = |place| (logits[place] >= low) & (logits[place] < high) & (weights[place] > 0.0);
+                gather(&mut self.ranks, first, logits, between);
+            }
+        }
+        let n = self.cut(wanted - above.0);
         self.ranks.truncate(n);
-        self.keep_ranked();
+        self.keep_ranked(high);
     }
 
     /// Typical: a token's surprise less the entropy is the mean logit less its own.
     fn keep_typical(&mut self, probability: f64) {
-        let pairs = || self.weights.iter().zip(&self.logits).filter(|&(&weight, _)| weight > 0.0);
-        let total: f64 = pairs().map(|(&weight, _)| f64::from(weight)).sum();
-        let mean = pairs().map(|(&weight, &logit)| f64::from(weight) * f64::from(logit)).sum::<f64>() / total;
+        let total = total(&self.weights);
+        let mean = math::weighted_sum(&self.weights, &self.logits) / total;
         self.ranks.clear();
-        for (id, (&weight, &logit)) in (0..).zip(self.weights.iter().zip(&self.logits)) {
-            if weight > 0.0 {
-                self.ranks.push(rank(-(f64::from(logit) - mean).abs() as f32, id));
+        let blocks = self.logits.chunks(BLOCK).zip(self.weights.chunks(BLOCK));
+        for (first, (logits, weights)) in (0..).step_by(BLOCK).zip(blocks) {
+            if greatest(weights) > 0.0 {
+                let mut near = [0f32; BLOCK];
+                for (near, &logit) in near.iter_mut().zip(logits) {
+                    *near = -(f64::from(logit) - mean).abs() as f32;
+                }
+                gather(&mut self.ranks, first, &near[..logits.len()], |place| weights[place] > 0.0);
             }
         }
         let n = self.cut(probability * total);
         if let Some(&last) = self.ranks.get(n.saturating_sub(1)) {
             self.ranks.retain(|&rank| rank >> 32 >= last >> 32);
         }
-        self.keep_ranked();
+        self.keep_ranked(f32::INFINITY);
     }
 
-    /// How many of the best ranks it takes to weigh `wanted`; they come first then, in order. Sorts only as far as needed.
+    /// How many of the best ranks it takes to weigh `wanted`. They come first then, the last of them in its place.
     fn cut(&mut self, wanted: f64) -> usize {
-        let mut sum = 0.0;
-        let mut sorted = 0;
+        let weigh =
+            |ranks: &[u64]| ranks.iter().map(|&rank| f64::from(self.weights[ranked_id(rank) as usize])).sum::<f64>();
+        let ranks = &mut self.ranks[..];
+        // All before `start` belong to them; whether they end before `end` is known once it is below the number of ranks.
+        let (mut sum, mut start, mut end) = (0.0, 0, ranks.len());
         let mut group = 64;
-        while sorted < self.ranks.len() {
-            let rest = &mut self.ranks[sorted..];
-            let n = group.min(rest.len());
-            if n < rest.len() {
-                rest.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
+        while end - start > 64 {
+            let n = if end == ranks.len() { group.min((end - start) / 2) } else { (end - start) / 2 };
+            ranks[start..end].select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
+            let after = sum + weigh(&ranks[start..start + n]);
+            if after >= wanted {
+                end = start + n;
+            } else {
+                (sum, start) = (after, start + n);
+                group *= 8;
             }
-            rest[..n].sort_unstable_by(|a, b| b.cmp(a));
-            for place in sorted..sorted + n {
-                sum += f64::from(self.weights[ranked_id(self.ranks[place]) as usize]);
-                if sum >= wanted {
-                    return place + 1;
-                }
-            }
-            sorted += n;
-            group *= 4;
         }
-        sorted
+        ranks[start..end].sort_unstable_by(|a, b| b.cmp(a));
+        for place in start..end {
+            sum += weigh(&ranks[place..=place]);
+            if sum >= wanted {
+                return place + 1;
+            }
+        }
+        end
     }
 
-    /// Leaves their weights to the tokens in `ranks` only.
-    fn keep_ranked(&mut self) {
+    /// Leaves their weights to the tokens in `ranks` and to those with logits from `least` on.
+    fn keep_ranked(&mut self, least: f32) {
         // A rank's upper half is not needed any more: it carries the weight over.
         for rank in &mut self.ranks {
             let id = ranked_id(*rank);
             *rank = u64::from(self.weights[id as usize].to_bits()) << 32 | u64::from(id);
         }
-        self.weights.fill(0.0);
+        for (weight, &logit) in self.weights.iter_mut().zip(&self.logits) {
+            *weight = if logit >= least { *weight } else { 0.0 };
+        }
         for &kept in &self.ranks {
             self.weights[kept as u32 as usize] = f32::from_bits((kept >> 32) as u32);
         }
     }
 }
 
-/// Keeps the `n` greatest, in any order.
-pub(super) fn keep_best(ranks: &mut Vec<u64>, n: usize) {
-    if n == 0 {
-        ranks.clear();
-    } else if n < ranks.len() {
-        ranks.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
-        ranks.truncate(n);
+/// Appends the ranks of a block's values that are inside. There is no branch to be guessed wrong.
+fn gather(ranks: &mut Vec<u64>, first: u32, values: &[f32], inside: impl Fn(usize) -> bool) {
+    let mut places = [0u8; BLOCK];
+    let mut n = 0;
+    for place in 0..values.len().min(BLOCK) {
+        places[n] = place as u8;
+        n += usize::from(inside(place));
     }
+    ranks.extend(places[..n].iter().map(|&place| rank(values[usize::from(place)], first + u32::from(place))));
 }
+
+/// Logits that are looked at one by one only if the greatest of them may matter.
+const BLOCK: usize = 128;
+
+/// Candidates of top-p that are not worth another pass over the vocabulary, and most such passes: many equal logits cannot
+/// be halved.
+const MAX_SORTED: usize = 4096;
+const MAX_HALVINGS: usize = 10;
 
 /// Weights that the draw adds up before it looks inside.
 const GROUP: usize = 256;

@@ -66,6 +66,11 @@ impl History {
         }
     }
 
+    /// Whether it changes logits.
+    pub(super) fn penalises(&self) -> bool {
+        self.counts.is_some() || self.tokens.is_some()
+    }
+
     /// Prompt and answer, if DRY needs them.
     pub(super) fn tokens(&self) -> Option<&[u32]> {
         self.tokens.as_deref()

@@ -33,39 +33,115 @@ pub(crate) fn exp(x: f32) -> f32 {
 pub(crate) fn maximum(values: &[f32]) -> Option<f32> {
     let mut largest = [f32::NEG_INFINITY; LANES];
     let mut good = [true; LANES];
-    let mut take = |chunk: &[f32]| {
-        for ((largest, good), &value) in largest.iter_mut().zip(&mut good).zip(chunk) {
-            *good &= value < f32::INFINITY;
-            *largest = if value > *largest { value } else { *largest };
+    each_chunk(values, f32::NEG_INFINITY, |chunk| {
+        for lane in 0..LANES {
+            good[lane] &= chunk[lane] < f32::INFINITY;
+            largest[lane] = if chunk[lane] > largest[lane] { chunk[lane] } else { largest[lane] };
         }
-    };
-    let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    chunks.for_each(&mut take);
-    take(rest);
+    });
     good.iter().all(|&g| g).then(|| largest.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
+/// The largest value; none is NaN. Minus infinity when there are none.
+pub(crate) fn greatest(values: &[f32]) -> f32 {
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    each_chunk(values, f32::NEG_INFINITY, |chunk| {
+        for lane in 0..LANES {
+            largest[lane] = if chunk[lane] > largest[lane] { chunk[lane] } else { largest[lane] };
+        }
+    });
+    largest.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
 }
 
 /// The sum, added in a fixed order in `f64`.
 pub(crate) fn sum(values: &[f32]) -> f64 {
     let mut sums = [0f64; LANES];
-    for chunk in values.chunks(LANES) {
-        for (sum, &value) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(value);
-        }
-    }
+    add(&mut sums, values);
     sums.iter().sum()
 }
 
 /// `sum of e^(x - max)`, added in a fixed order in `f64`.
 pub(crate) fn sum_exp(values: &[f32], max: f32) -> f64 {
+    sum_of(values, |value| exp(value - max))
+}
+
+/// Sum and number of the weights above 0 whose logits are `least` or more.
+pub(crate) fn weight_from(weights: &[f32], logits: &[f32], least: f32) -> (f64, usize) {
+    let weight = sum_of_pairs(weights, logits, |weight, logit| if logit >= least { weight } else { 0.0 });
+    let number = sum_of_pairs(weights, logits, |weight, logit| if weight > 0.0 && logit >= least { 1.0 } else { 0.0 });
+    (weight, number as usize)
+}
+
+/// `sum of weight x logit`, added in a fixed order; what has no weight counts for nothing.
+pub(crate) fn weighted_sum(weights: &[f32], logits: &[f32]) -> f64 {
+    sum_of_pairs(weights, logits, |weight, logit| if weight > 0.0 { weight * logit } else { 0.0 })
+}
+
+/// The standard deviation of what is above minus infinity, of all values at once (not of a sample); 0 when there are none.
+pub(crate) fn deviation(values: &[f32]) -> f64 {
+    let n = sum_of(values, |value| if value > f32::NEG_INFINITY { 1.0 } else { 0.0 }).max(1.0);
+    let mean = sum_of(values, |value| if value > f32::NEG_INFINITY { value } else { 0.0 }) / n;
+    // What rounding the mean leaves is put right at the end.
+    let near = mean as f32;
+    let square = |value: f32| if value > f32::NEG_INFINITY { (value - near) * (value - near) } else { 0.0 };
+    let left = mean - f64::from(near);
+    (sum_of(values, square) / n - left * left).max(0.0).sqrt()
+}
+
+/// Terms that are computed before they are added. Loops that do one thing each are what the compiler vectorises.
+const TERMS: usize = 16 * LANES;
+
+/// The sum of a function, added in a fixed order in `f64`.
+fn sum_of(values: &[f32], term: impl Fn(f32) -> f32) -> f64 {
     let mut sums = [0f64; LANES];
-    for chunk in values.chunks(LANES) {
-        for (sum, &value) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(exp(value - max));
+    let mut terms = [0f32; TERMS];
+    for values in values.chunks(TERMS) {
+        for (out, &value) in terms.iter_mut().zip(values) {
+            *out = term(value);
         }
+        add(&mut sums, &terms[..values.len()]);
     }
     sums.iter().sum()
+}
+
+/// The sum of a function of two, added in a fixed order in `f64`.
+fn sum_of_pairs(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f64 {
+    let mut sums = [0f64; LANES];
+    let mut terms = [0f32; TERMS];
+    for (a, b) in a.chunks(TERMS).zip(b.chunks(TERMS)) {
+        for ((out, &a), &b) in terms.iter_mut().zip(a).zip(b) {
+            *out = term(a, b);
+        }
+        add(&mut sums, &terms[..a.len().min(b.len())]);
+    }
+    sums.iter().sum()
+}
+
+/// Adds each value to its lane's sum.
+fn add(sums: &mut [f64; LANES], values: &[f32]) {
+    each_chunk(values, 0.0, |chunk| {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(chunk[lane]);
+        }
+    });
+}
+
+/// Calls `take` for all chunks, the last of them filled up with `neutral`.
+fn each_chunk(values: &[f32], neutral: f32, mut take: impl FnMut(&[f32; LANES])) {
+    let (chunks, rest) = values.as_chunks();
+    for chunk in chunks {
+        take(chunk);
+    }
+    if !rest.is_empty() {
+        take(&padded(rest, neutral));
+    }
+}
+
+/// A whole chunk of what is left behind whole chunks.
+fn padded(rest: &[f32], neutral: f32) -> [f32; LANES] {
+    let mut chunk = [neutral; LANES];
+    chunk[..rest.len()].copy_from_slice(rest);
+    chunk
 }
 
 /// The natural logarithm of a positive number that is not subnormal, within a few units in the last place; minus infinity
@@ -86,22 +162,6 @@ pub(crate) fn ln(x: f64) -> f64 {
     // 2 s (1 + s^2/3 + s^4/5 + ...): the last term is below half a unit of the first.
     let series = (1..12).rev().fold(0.0, |sum, k| (sum + 1.0 / f64::from(2 * k + 1)) * square);
     n * std::f64::consts::LN_2 + 2.0 * s * (1.0 + series)
-}
-
-/// The standard deviation of the finite values, of all of them at once (not of a sample); 0 when there are none.
-pub(crate) fn deviation(values: &[f32]) -> f64 {
-    let mean_of = |term: &dyn Fn(f32) -> f64| {
-        let mut sum = 0.0;
-        let mut n = 0usize;
-        for chunk in values.chunks(LANES) {
-            let finite = chunk.iter().filter(|value| value.is_finite());
-            n += finite.clone().count();
-            sum += finite.map(|&value| term(value)).sum::<f64>();
-        }
-        sum / n.max(1) as f64
-    };
-    let mean = mean_of(&f64::from);
-    mean_of(&|value| (f64::from(value) - mean).powi(2)).sqrt()
 }
 
 /// The first place that holds `value`.

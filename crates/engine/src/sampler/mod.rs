@@ -9,7 +9,7 @@ mod tests;
 
 pub(crate) use dry::MAX_REPEAT;
 pub use history::History;
-use math::{exp, first_of, ln, maximum, rank, ranked_id, sum_exp};
+use math::{exp, first_of, ln, maximum, ranked_id, sum_exp};
 use verve_model::rng::Stream;
 use verve_ops::Real;
 
@@ -160,12 +160,18 @@ impl Sampler {
             math::rule_out(&mut self.logits, allowed);
         }
         self.penalise(params, history);
-        let max = maximum(&self.logits).ok_or_else(|| bad_logit(&self.logits, index))?;
+        let changed = allowed.is_some() || history.penalises() || !params.logit_bias.is_empty();
+        // Most often the model's own favourite is still the greatest.
+        let best = if changed { None } else { first_of(&self.logits, max) };
+        let max = match best {
+            Some(_) => max,
+            None => maximum(&self.logits).ok_or_else(|| bad_logit(&self.logits, index))?,
+        };
         let nothing_left = EngineError::NothingLeft { n_generated: index };
         let chosen = if max == f32::NEG_INFINITY {
             None
         } else if params.temperature == 0.0 {
-            first_of(&self.logits, max).map(|id| (id, None))
+            best.or_else(|| first_of(&self.logits, max)).map(|id| (id, None))
         } else {
             self.weigh(params, max, sigmas);
             self.filter(params, history);
@@ -218,11 +224,7 @@ impl Sampler {
 
     /// The `n` likeliest tokens.
     fn find_alternatives(&mut self, n: usize, softmax: Softmax) {
-        if n == 0 {
-            return;
-        }
-        self.rank_all();
-        filters::keep_best(&mut self.ranks, n);
+        self.rank_best(n);
         self.ranks.sort_unstable_by(|a, b| b.cmp(a));
         for &rank in &self.ranks {
             let id = ranked_id(rank);
@@ -249,17 +251,12 @@ impl Sampler {
     /// Steps 7 and 9: logits relative to the greatest over the temperature, and their exponentials.
     fn weigh(&mut self, params: &SamplingParams, max: f32, sigmas: Option<f32>) {
         let least = sigmas.map_or(f32::NEG_INFINITY, |sigmas| -sigmas);
-        self.weights.clear();
-        self.weights.extend(self.logits.iter_mut().map(|logit| {
+        self.weights.resize(self.logits.len(), 0.0);
+        for (weight, logit) in self.weights.iter_mut().zip(&mut self.logits) {
             let below = *logit - max;
             *logit = if below >= least { below / params.temperature } else { f32::NEG_INFINITY };
-            exp(*logit)
-        }));
-    }
-
-    fn rank_all(&mut self) {
-        self.ranks.clear();
-        self.ranks.extend((0..).zip(&self.logits).map(|(id, &logit)| rank(logit, id)));
+            *weight = exp(*logit);
+        }
     }
 }
 
