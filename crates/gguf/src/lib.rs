@@ -1,7 +1,7 @@
 //! GGUF files, versions 2 and 3, little-endian: metadata, and tensors in the formats of GGML. Specification: `docs/gguf.md`
 //! of the GGML project.
 //!
-//! This crate knows the container only. Which keys and tensors a model or a tokenizer needs is its users' business.
+//! This crate knows the container only, and maps files of any format ([`Mapping`]). Which keys and tensors a model or a tokenizer needs is its users' business.
 //!
 //! Every count, length and offset of a file is checked against the file before anything is allocated for it: a
 //! [`GgufFile`] that has been opened has all its tensors inside the file, none over another.
@@ -16,6 +16,7 @@ mod value;
 mod write;
 
 pub use error::GgufError;
+pub use mapping::Mapping;
 pub use read::GgufFile;
 pub use tensor::{Tensor, TensorType};
 pub use value::{Array, Value};

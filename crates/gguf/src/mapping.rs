@@ -1,4 +1,4 @@
-//! The one place of this crate where a file is mapped into memory.
+//! The one place where model files are mapped into memory.
 
 #![allow(unsafe_code)]
 
@@ -11,15 +11,21 @@ use memmap2::Mmap;
 use crate::error::GgufError;
 
 /// A whole regular file, read-only, as a slice of bytes.
+///
+/// The file must not be truncated by another process while it is open: the operating system ends a process that reads
+/// mapped pages which are gone.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub struct Mapping {
     /// `None` for an empty file, which cannot be mapped.
     map: Option<Mmap>,
 }
 
 impl Mapping {
     /// Maps a regular file.
-    pub(super) fn open(path: &Path) -> Result<Self, GgufError> {
+    ///
+    /// # Errors
+    /// A path that cannot be opened, or that is no regular file.
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
         let failed = |action| move |source| GgufError::Io { action, path: path.to_owned(), source };
         let file = File::open(path).map_err(failed("open"))?;
         let metadata = file.metadata().map_err(failed("open"))?;
@@ -34,9 +40,8 @@ impl Mapping {
             return Err(GgufError::Malformed { path: path.to_owned(), problem });
         }
         // SAFETY: the mapping is read-only and private to this process, and its length is checked above. Nothing in this
-        // project changes a model file in place: `write` writes to a temporary name and renames. Somebody
-        // else truncating the file while it is mapped ends the process with SIGBUS (documented on `GgufFile`); its
-        // bytes are only ever read as plain numbers after the header has been copied and checked, so bytes that change
+        // project changes a model file in place: they are written to a temporary name and renamed. Somebody else
+        // truncating the file while it is mapped ends the process with SIGBUS (documented on the type); its bytes are only ever read as plain numbers after the header has been copied and checked, so bytes that change
         // give wrong numbers, nothing worse.
         let map = unsafe { Mmap::map(&file) }.map_err(failed("map"))?;
         Ok(Self { map: Some(map) })

@@ -1,5 +1,5 @@
 //! One configurable decoder: configuration, parameter table, initialisation, forward, backward, inference, file formats.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod activations;
 mod backward;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use verve_model::formats::tensor_file::TensorFile;
 use verve_model::formats::{Family, FileType, GenerationIds, SaveOptions, load, save, save_sharded};
 use verve_model::*;
+use verve_ops::Backend;
 use verve_ops::reference::Reference;
 use verve_testkit::{assert_bits, golden_dir};
 
@@ -335,9 +336,11 @@ fn bare_names_buffers_and_a_repeated_head_are_understood() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_an_error_and_f16_is_refused() {
+fn a_folder_that_cannot_be_written_and_numbers_beyond_f16_are_errors() {
     let (_, config) = small_configs().swap_remove(0);
-    let bench = Bench::random(Reference::<f32>::new(), &config, 1);
+    let mut bench = Bench::random(Reference::<f32>::new(), &config, 1);
+    let large = vec![65520.0; config.d_model];
+    bench.backend.upload(&large, &mut bench.weights.final_norm.weight);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "x").unwrap();
@@ -345,6 +348,7 @@ fn a_folder_that_cannot_be_written_is_an_error_and_f16_is_refused() {
         save::<_, f32>(path, &bench.backend, &config, &bench.weights, &options(dtype)).unwrap_err().to_string()
     };
     assert!(run(&file.join("model"), FileType::F32).contains("file/model"));
-    assert!(run(folder.path(), FileType::F16).contains("f16"));
+    let message = run(folder.path(), FileType::F16);
+    assert!(message.contains("65520 in final_norm.weight: more than f16 can hold"), "{message}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }

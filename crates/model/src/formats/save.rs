@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+use half::f16;
 use serde_json::{Value, json};
 use verve_ops::{Backend, Buffer, Real};
 
@@ -11,6 +12,7 @@ use super::hf_config::{self, GenerationIds};
 use super::huggingface::{CONFIG, INDEX, MODEL};
 use super::names::{Family, Layout, Role, Source};
 use super::tensor_file::{FileType, TensorSpec, encode, write, write_atomically};
+use super::{ModelFile, norms};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::params::{ParamSpec, Params, layout};
@@ -33,6 +35,9 @@ pub struct Saved {
     pub note: Option<String>,
 }
 
+/// Reads the tensor at a place of the parameter table.
+type Fetch<'a, T> = dyn FnMut(usize, &ParamSpec, &mut [T]) -> Result<(), ModelError> + 'a;
+
 /// Writes a checkpoint in the family that represents `config` exactly, or else in our own. The folder is made if it is
 /// not there; each file is written under a temporary name, synced and renamed, the configuration last.
 ///
@@ -40,7 +45,7 @@ pub struct Saved {
 /// two; [`super::load`] takes it back. Nothing else is changed but the rounding to [`SaveOptions::dtype`].
 ///
 /// # Errors
-/// Whatever the operating system says; a failed device; [`FileType::F16`], which is for reading only.
+/// Whatever the operating system says; a failed device; for [`FileType::F16`] a number above 65504.
 ///
 /// # Panics
 /// When `params` are not of this configuration.
@@ -70,17 +75,56 @@ pub fn save_sharded<B: Backend, T: Real>(
     options: &SaveOptions,
     max_file_bytes: u64,
 ) -> Result<Saved, ModelError> {
-    let (family, why) = hf_config::family_for(config);
-    if options.dtype == FileType::F16 {
-        let problem = "weights are saved as f32 or bf16; f16 would overflow".to_owned();
-        return Err(ModelError::Malformed { path: folder.to_owned(), problem });
+    let buffers: Vec<&B::Buf<T>> = params.iter().collect();
+    let table: Vec<ParamSpec> = layout(config).iter().cloned().collect();
+    assert!(table.len() == buffers.len(), "save: {} tensors for a model of {}", buffers.len(), table.len());
+    for (spec, buffer) in table.iter().zip(&buffers) {
+        assert!(buffer.len() == spec.len(), "save: {} has {} elements", spec.name, buffer.len());
     }
+    let mut fetch = |place: usize, _: &ParamSpec, out: &mut [T]| Ok(backend.download(buffers[place], out)?);
+    save_from(folder, config, table, &mut fetch, options, max_file_bytes)
+}
+
+/// Writes a model that lies in files, in the Hugging Face layout, one tensor at a time. `progress` is told how many
+/// parameter tensors have been read.
+///
+/// # Errors
+/// As [`save`]; a source that cannot be read.
+pub fn save_model(
+    folder: &Path,
+    source: &ModelFile,
+    options: &SaveOptions,
+    max_file_bytes: u64,
+    mut progress: impl FnMut(usize),
+) -> Result<Saved, ModelError> {
+    let (config, norm_shift) = norms::for_folder(source.config());
+    let table: Vec<ParamSpec> = layout(&config).iter().cloned().collect();
+    let mut fetch = |place: usize, spec: &ParamSpec, out: &mut [f32]| {
+        source.read(spec, out)?;
+        if norm_shift != 0.0 && norms::is_norm_weight(spec) {
+            out.iter_mut().for_each(|x| *x += norm_shift);
+        }
+        progress(place + 1);
+        Ok(())
+    };
+    save_from(folder, &config, table, &mut fetch, options, max_file_bytes)
+}
+
+fn save_from<T: Real>(
+    folder: &Path,
+    config: &ModelConfig,
+    table: Vec<ParamSpec>,
+    fetch: &mut Fetch<'_, T>,
+    options: &SaveOptions,
+    max_file_bytes: u64,
+) -> Result<Saved, ModelError> {
+    let (family, why) = hf_config::family_for(config);
     std::fs::create_dir_all(folder).map_err(|source| ModelError::Io {
         action: "create",
         path: folder.to_owned(),
         source,
     })?;
-    let mut source = Tensors::new(backend, config, family, params, options.dtype);
+    let mut source = Tensors::new(config, family, table, fetch, options.dtype);
     let files = source.files(max_file_bytes);
     match files.as_slice() {
         [_] => {
@@ -109,9 +153,8 @@ pub fn save_sharded<B: Backend, T: Real>(
 }
 
 /// The parameters of a model as a sequence of tensors in files.
-struct Tensors<'a, B: Backend, T: Real> {
-    backend: &'a B,
-    buffers: Vec<&'a B::Buf<T>>,
+struct Tensors<'a, 'b, T: Real> {
+    fetch: &'a mut Fetch<'b, T>,
     table: Vec<ParamSpec>,
     /// What each file tensor is: which parameter tensor, and which of its rows.
     parts: Vec<(usize, Source)>,
@@ -123,28 +166,24 @@ struct Tensors<'a, B: Backend, T: Real> {
     held: Option<usize>,
 }
 
-impl<'a, B: Backend, T: Real> Tensors<'a, B, T> {
+impl<'a, 'b, T: Real> Tensors<'a, 'b, T> {
     fn new(
-        backend: &'a B,
         config: &ModelConfig,
         family: Family,
-        params: &'a Params<B::Buf<T>>,
+        table: Vec<ParamSpec>,
+        fetch: &'a mut Fetch<'b, T>,
         dtype: FileType,
     ) -> Self {
-        let buffers: Vec<&B::Buf<T>> = params.iter().collect();
-        let table: Vec<ParamSpec> = layout(config).iter().cloned().collect();
-        assert!(table.len() == buffers.len(), "save: {} tensors for a model of {}", buffers.len(), table.len());
         let mut parts: Vec<(usize, Source)> = Vec::new();
         let mut specs = Vec::new();
         for (place, spec) in table.iter().enumerate() {
-            assert!(buffers[place].len() == spec.len(), "save: {} has {} elements", spec.name, buffers[place].len());
             for source in family.sources(family.prefix(), config, spec) {
                 specs.push(TensorSpec { name: source.name.clone(), shape: source.shape(spec), dtype });
                 parts.push((place, source));
             }
         }
         let factor = if family == Family::GptNeo { hf_config::folded_scale(config).unwrap_or(1.0) } else { 1.0 };
-        Self { backend, buffers, table, parts, specs, query_factor: f64::from(factor), host: Vec::new(), held: None }
+        Self { fetch, table, parts, specs, query_factor: f64::from(factor), host: Vec::new(), held: None }
     }
 
     /// Runs of tensors that go into one file each.
@@ -177,7 +216,13 @@ impl<'a, B: Backend, T: Real> Tensors<'a, B, T> {
         if self.held != Some(*place) {
             self.host.clear();
             self.host.resize(spec.len(), T::default());
-            self.backend.download(self.buffers[*place], &mut self.host)?;
+            (self.fetch)(*place, spec, &mut self.host)?;
+            let fits = |x: &&T| !x.to_f32().is_finite() || f16::from_f32(x.to_f32()).is_finite();
+            if let (FileType::F16, Some(x)) = (dtype, self.host.iter().find(|x| !fits(x))) {
+                let found = format!("{} in {}", x.to_f32(), spec.name);
+                let problem = "more than f16 can hold; take bf16 or f32".to_owned();
+                return Err(ModelError::Config { field: "a weight", found, problem });
+            }
             self.held = Some(*place);
         }
         let width = spec.len() / spec.shape[0];

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
+use verve_gguf::{GgufError, Mapping};
 use verve_ops::Real;
 
 use super::header::Header;
-use super::mapping::Mapping;
 use crate::error::ModelError;
 
 /// Longest header that is read: the limit of the reference implementation.
@@ -36,7 +36,7 @@ impl TensorFile {
     /// # Errors
     /// A file that cannot be opened, is truncated, or has a header that does not describe exactly its bytes.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let mapping = Mapping::open(path)?;
+        let mapping = Mapping::open(path).map_err(of_mapping)?;
         let malformed = |problem: String| ModelError::Malformed { path: path.to_owned(), problem };
         let Some((length, rest)) = mapping.split_first_chunk::<8>() else {
             return Err(malformed(format!("{} bytes are too few for a safetensors file", mapping.len())));
@@ -140,6 +140,15 @@ impl TensorFile {
     }
 }
 
+/// A safetensors file that cannot be mapped is no matter of GGUF.
+fn of_mapping(error: GgufError) -> ModelError {
+    match error {
+        GgufError::Io { action, path, source } => ModelError::Io { action, path, source },
+        GgufError::Malformed { path, problem } => ModelError::Malformed { path, problem },
+        other => other.into(),
+    }
+}
+
 /// Element types of weights in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -148,7 +157,7 @@ pub enum FileType {
     F32,
     /// Two bytes, the range of `f32`.
     Bf16,
-    /// Two bytes, IEEE half precision. Read only: trained weights may be out of its range.
+    /// Two bytes, IEEE half precision. Weights may be out of its range, which ends at 65504.
     F16,
 }
 

@@ -1,16 +1,20 @@
-//! Reading models from GGUF files.
+//! Models in GGUF files.
 //!
 //! Weights in blocks are handed to generation as they are ([`GgufModel::infer_weights`]); whoever wants numbers gets them
 //! dequantised ([`GgufModel::read`]).
 
 mod architecture;
+mod describe;
+mod export;
 mod names;
+mod rope_factors;
+mod types;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use half::{bf16, f16};
-use verve_gguf::{GgufFile, TensorType};
+use verve_gguf::{GgufFile, Tensor, TensorType};
 use verve_ops::quant::ActivationPrecision;
 use verve_ops::{InferBackend, Real};
 
@@ -23,6 +27,7 @@ use crate::infer_weights::{InferWeights, QuantRows, WeightFormats};
 use crate::params::{ParamSpec, layout};
 
 pub use architecture::Architecture;
+pub use export::{GgufExport, Written};
 
 /// A model in a GGUF file that has been opened and checked against its own metadata; no weight has been read yet.
 #[derive(Debug)]
@@ -34,7 +39,7 @@ pub struct GgufModel {
 }
 
 /// Tensors that hold no weights: what llama.cpp precomputes.
-const DERIVED: [&str; 1] = ["rope_freqs.weight"];
+const DERIVED: [&str; 1] = [architecture::ROPE_FREQS];
 
 impl GgufModel {
     /// Opens a file and checks it: every tensor that its metadata imply is there with the right shape and a type that can
@@ -72,10 +77,20 @@ impl GgufModel {
         &self.file
     }
 
-    /// The narrowest type of numbers that holds every weight exactly: `f32` unless all matrices are `bf16`.
+    /// The narrowest type of numbers that holds every matrix exactly: `f32` unless all are `bf16`. Position tables are
+    /// always written as `f32`; their numbers count.
     pub fn dtype(&self) -> FileType {
-        let matrices = self.file.tensors().iter().filter(|tensor| tensor.shape.len() > 1);
-        if matrices.into_iter().all(|tensor| tensor.kind == TensorType::Bf16) { FileType::Bf16 } else { FileType::F32 }
+        let mut matrices = self.file.tensors().iter().filter(|tensor| tensor.shape.len() > 1);
+        let fits = |tensor: &Tensor| match tensor.kind {
+            TensorType::Bf16 => true,
+            // The lower half of a number is what `bf16` leaves out.
+            TensorType::F32 if tensor.name == names::POSITIONS => {
+                let bytes = self.file.bytes(&tensor.name).unwrap_or_default();
+                bytes.as_chunks::<4>().0.iter().all(|bytes| bytes[..2] == [0, 0])
+            }
+            _ => false,
+        };
+        if matrices.all(fits) { FileType::Bf16 } else { FileType::F32 }
     }
 
     fn sources(&self, spec: &ParamSpec) -> Vec<Source> {

@@ -6,6 +6,13 @@ use super::Architecture;
 use crate::config::ModelConfig;
 use crate::params::ParamSpec;
 
+/// The token table.
+pub(super) const TOKENS: &str = "token_embd.weight";
+/// The position table.
+pub(super) const POSITIONS: &str = "position_embd.weight";
+/// The head, where it is not the token table.
+pub(super) const HEAD: &str = "output.weight";
+
 /// A tensor in a file that holds a parameter tensor, or some rows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
@@ -51,9 +58,9 @@ pub(super) fn sources(architecture: Architecture, config: &ModelConfig, spec: &P
     let all = |name: String| vec![Source { name, rows: 0..spec.shape[0], order: RowOrder::Same }];
     let Some((layer, field)) = spec.name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) else {
         return all(match spec.name.as_str() {
-            "tok_embed" => "token_embd.weight".to_owned(),
-            "pos_embed" => "position_embd.weight".to_owned(),
-            "lm_head" => "output.weight".to_owned(),
+            "tok_embed" => TOKENS.to_owned(),
+            "pos_embed" => POSITIONS.to_owned(),
+            "lm_head" => HEAD.to_owned(),
             name => match name.strip_prefix("final_norm.") {
                 Some(part) => format!("output_norm.{part}"),
                 None => panic!("{name} is in no parameter table"),
