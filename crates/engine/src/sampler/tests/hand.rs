@@ -28,6 +28,26 @@ fn typical_takes_the_tokens_nearest_to_the_entropy() {
 }
 
 #[test]
+fn of_many_equal_logits_the_lower_ids_stay() {
+    let mut logits = vec![1.0f32; 50_000];
+    let kept = |logits: &[f32], params: SamplingParams| {
+        let found = found(logits, &params);
+        (found[0], found[found.len() - 1])
+    };
+    let top_k = |top_k| SamplingParams { top_k, ..SamplingParams::default() };
+    let top_p = |top_p| SamplingParams { top_p, ..SamplingParams::default() };
+    assert_eq!(kept(&logits, top_k(3)), (0, 2));
+    // Of 300 draws from 20,000 ids the greatest is hardly ever below 19,000, and never above.
+    let (_, last) = kept(&logits, top_p(0.4));
+    assert!((19_000..20_000).contains(&last), "{last}");
+    // A likelier one far behind belongs to the few.
+    logits[40_000] = 2.0;
+    assert_eq!(found(&logits, &top_k(2)), [0, 40_000]);
+    let (first, last) = kept(&logits, top_p(1e-5));
+    assert_eq!((first, last), (40_000, 40_000));
+}
+
+#[test]
 fn sigmas_are_those_of_the_models_logits() {
     // Mean 1, deviation the square root of 3.
     let logits = [0.0f32, 0.0, 0.0, 4.0];
