@@ -228,6 +228,10 @@ impl<E: CpuElem> InferBackend for CpuBackend<E> {
         gemm::prepared_quantized_bytes(self, parts, d_in)
     }
 
+    fn quantized_scratch_bytes(&self, shape: LinearShape) -> usize {
+        gemm::quantized_scratch_bytes(self, shape)
+    }
+
     fn embed_prepared(&self, args: EmbedPrepared<'_, Self>) {
         args.check();
         gemm::embed_prepared(self, args);

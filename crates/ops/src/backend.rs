@@ -142,6 +142,9 @@ pub trait InferBackend: Backend {
     ) -> Result<Self::Weight, BackendError>;
     /// Bytes that a weight of such parts (format and rows) takes once prepared.
     fn prepared_quantized_bytes(&self, parts: &[(QuantKind, usize)], d_in: usize) -> usize;
+    /// Most memory, bytes, that this machine keeps for itself for products of these sizes with a quantised weight of up to
+    /// three formats, in either precision. It is kept between calls, and calls of other sizes use the same.
+    fn quantized_scratch_bytes(&self, shape: LinearShape) -> usize;
 
     /// [`Backend::embed`] from a prepared token table.
     fn embed_prepared(&self, args: EmbedPrepared<'_, Self>);

@@ -115,6 +115,11 @@ pub(crate) fn linear_scratch_bytes<E: CpuElem>(backend: &CpuBackend<E>, shape: L
     units * size_of::<u32>()
 }
 
+/// Most scratch that products with a quantised weight take, all workers together.
+pub(crate) fn quantized_scratch_bytes<E: CpuElem>(backend: &CpuBackend<E>, shape: LinearShape) -> usize {
+    quant::scratch_words(backend.isa(), backend.pool().n_threads(), shape) * size_of::<u32>()
+}
+
 /// [`multiply`] with a target that finishes nothing.
 fn accumulate(machine: Machine<'_>, product: &Product<'_>, target: &Target<'_, FinishBackward<'_, f32>>) {
     multiply(machine, product, target);

@@ -249,6 +249,10 @@ impl<R: Scalar> InferBackend for Reference<R> {
         parts.iter().map(|(_, rows)| rows * d_in * size_of::<R>()).sum()
     }
 
+    fn quantized_scratch_bytes(&self, _: crate::LinearShape) -> usize {
+        0
+    }
+
     fn embed_prepared(&self, args: EmbedPrepared<'_, Self>) {
         infer::embed_prepared(args);
     }

@@ -14,14 +14,15 @@ mod vector;
 
 use std::ops::Range;
 
-use verve_ops::BackendError;
 use verve_ops::quant::{ActivationPrecision, QuantKind, QuantPart};
+use verve_ops::{BackendError, LinearShape};
 
 use self::kernel::{Args, KernelSet};
 use self::panels::{Form, panels_bytes};
 use super::finish::{Finish, Sums};
 use super::machine;
 use super::pack::{self, Block};
+use super::plan::{Plan, Way, task_units};
 use super::product::{Columns, Product, Target, multiply};
 use super::tile::TileSet;
 use super::view::{Order, Unit, View};
@@ -157,6 +158,16 @@ pub(super) fn product<E: CpuElem, F: Finish>(
             few.run(Rows { first: wide.as_ptr().cast(), pitch: d_in });
         }),
     }
+}
+
+/// Most words of memory that products take, in either precision, all workers together.
+pub(super) fn scratch_words(isa: Isa, threads: usize, shape: LinearShape) -> usize {
+    let LinearShape { rows, d_in, d_out } = shape;
+    let tiles = TileSet::of(isa, Unit::F32);
+    let exact =
+        if rows > FEW_ROWS { Plan::cut(rows, d_out, d_in, tiles, Way::Finish).shared_units() } else { rows * d_in };
+    let (shared, worker) = int8::scratch_words(rows, d_in, tiles.nr);
+    exact.max(shared) + threads * task_units(tiles).max(worker)
 }
 
 /// The finish of a product whose first column is column `col` of the output.

@@ -22,6 +22,8 @@ use crate::simd::{LINE_BYTES, prefetch};
 
 /// Bytes of codes that are asked for ahead of what is read.
 const AHEAD: usize = 48 * LINE_BYTES;
+/// Rows of a tile, at most, at any level.
+pub(super) const MOST_ROWS: usize = 6;
 /// Quads of codes in a step.
 const QUADS: usize = STEP / 4;
 

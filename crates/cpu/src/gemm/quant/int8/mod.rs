@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use verve_ops::quant::ACTIVATION_BLOCK;
 
-use self::kernel::{Args, KernelSet, Wide, wide_words};
+use self::kernel::{Args, KernelSet, MOST_ROWS, Wide, wide_words};
 use self::rows::{BLOCK_WORDS, Correction, QuantizeRows};
 use super::panels::STEP;
 use super::{Panels, Quantised, panel_width};
@@ -28,6 +28,14 @@ const TASK_BYTES: usize = 12 << 10;
 const TASKS_PER_WORKER: usize = 12;
 /// Tiles of rows in one task, at least, where rows are divided as well.
 const TASK_TILES: usize = 8;
+
+/// Formats of a weight, at most, for planning: the three tensors of query, key and value.
+const FORMATS: usize = 3;
+
+/// Most words of memory that a product takes: shared by all workers, and of each.
+pub(super) fn scratch_words(rows: usize, d_in: usize, nr: usize) -> (usize, usize) {
+    (FORMATS * rows * (d_in / ACTIVATION_BLOCK * BLOCK_WORDS), MOST_ROWS * nr + wide_words(nr, d_in))
+}
 
 /// What the formats of a weight need to know of the activations, see [`Correction`]; all differ.
 pub(super) struct Corrections(Vec<Correction>);
