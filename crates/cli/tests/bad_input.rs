@@ -183,3 +183,18 @@ fn prompts_and_models_that_cannot_be_used() {
     says(&fails(verve().args(["plan", "--devices", "many"]), 1), &["many"]);
     says(&fails(verve().arg("report").arg(&texts), 1), &["run"]);
 }
+
+#[test]
+fn a_tokenizer_that_cannot_be_written_is_said_before_its_training() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "no folder").unwrap();
+    let out = folder.path().join("file").join("tokenizer.json");
+    // The text is not there either: it is not looked for.
+    let message = fails(verve().args(["tokenizer", "train", "absent.txt", "--out"]).arg(&out), 1);
+    assert!(message.contains("cannot create") && !message.contains("absent"), "{message}");
+    let folder_as_file = folder.path().join("there");
+    std::fs::create_dir(&folder_as_file).unwrap();
+    let message = fails(verve().args(["tokenizer", "train", "absent.txt", "--out"]).arg(&folder_as_file), 1);
+    assert!(message.contains("absent"), "{message}");
+    assert_eq!(std::fs::read_dir(&folder_as_file).unwrap().count(), 0, "the trial leaves nothing");
+}

@@ -71,7 +71,7 @@ pub enum TokenizerCommand {
     Encode(TokenizerEncodeArgs),
     /// Print the text of token ids (separated by white space or commas)
     Decode(TokenizerDecodeArgs),
-    /// Describe a tokenizer: sizes, special tokens, hash
+    /// Describe a tokenizer: kind of model, sizes, special tokens, hash
     Inspect(TokenizerInspectArgs),
 }
 
@@ -89,7 +89,8 @@ pub struct TokenizerTrainArgs {
 
 #[derive(Debug, Args)]
 pub struct TokenizerEncodeArgs {
-    /// tokenizer.json, vocab.json (with merges.txt beside it), a .tiktoken file, or a folder with one of them
+    /// tokenizer.json, a SentencePiece .model file, vocab.json (with merges.txt beside it), a .tiktoken file, or a folder with
+    /// one of them
     #[arg(long, value_name = "FILE")]
     pub tokenizer: PathBuf,
     /// UTF-8 text file; - for standard input

@@ -26,12 +26,23 @@ pub fn run(machine: &MachineArgs, command: TokenizerCommand) -> Result<()> {
 
 fn train(machine: &MachineArgs, args: TokenizerTrainArgs) -> Result<()> {
     text::use_threads(machine)?;
+    check_writable(&args.out)?;
     let tokenizer = text::train_tokenizer(&Text::new(&args.text), args.vocab)?;
-    if let Some(folder) = args.out.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
     tokenizer.save(&args.out)?;
     output::line(format!("wrote {}: {} tokens, hash {}", args.out.display(), tokenizer.n_vocab(), tokenizer.hash()))
+}
+
+/// Makes the folder of a file that is to be written and tries to write there: training takes long, and its result must not
+/// be lost. The file itself is not touched.
+fn check_writable(file: &Path) -> Result<()> {
+    let folder = if file.is_dir() { file } else { file.parent().unwrap_or(Path::new("")) };
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut trial = file.file_name().unwrap_or_default().to_owned();
+    trial.push(format!(".{}.tmp", std::process::id()));
+    let trial = folder.join(trial);
+    std::fs::File::create(&trial)
+        .and_then(|_| std::fs::remove_file(&trial))
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn encode(args: TokenizerEncodeArgs) -> Result<()> {
@@ -66,11 +77,20 @@ fn decode(args: TokenizerDecodeArgs) -> Result<()> {
 fn inspect(args: TokenizerInspectArgs) -> Result<()> {
     let tokenizer = Tokenizer::load(&args.tokenizer)?;
     let summary = tokenizer.summary();
+    output::line(format!("model         {}", tokenizer.kind().name()))?;
     output::line(format!("tokens        {}", summary.n_vocab))?;
     output::line(format!("merges        {}", summary.n_merges))?;
     output::line(format!("unused ids    {}", summary.n_unused))?;
     output::line(format!("unreachable   {}", summary.n_unreachable))?;
     output::line(format!("splitter      {}", tokenizer.pre_split().name()))?;
+    let roles =
+        [("begins text", tokenizer.bos(), tokenizer.adds_bos()), ("ends text", tokenizer.eos(), tokenizer.adds_eos())];
+    for (role, id, is_put) in roles {
+        let Some(id) = id else { continue };
+        let text = String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default());
+        let put = if is_put { ", put there" } else { "" };
+        output::line(format!("{role:<13} {id} {text:?}{put}"))?;
+    }
     let longest = tokenizer.token_bytes(summary.longest).unwrap_or_default();
     output::line(format!("longest token {} {:?}", summary.longest, String::from_utf8_lossy(longest)))?;
     for token in &summary.added {

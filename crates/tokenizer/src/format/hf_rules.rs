@@ -81,7 +81,8 @@ pub(super) fn normalizer(origin: &str, part: &Value) -> Result<Vec<Step>> {
     Ok(out)
 }
 
-fn normalizer_json(rules: &Rules) -> Value {
+/// The `normalizer` with the same steps.
+pub(super) fn normalizer_json(rules: &Rules) -> Value {
     let mut steps: Vec<Value> = rules
         .normalizer
         .iter()
@@ -303,9 +304,4 @@ pub(super) fn pieces_json(tokenizer: &Tokenizer) -> [Value; 3] {
         }
     };
     [normalizer_json(rules), pre, decoder]
-}
-
-/// The normaliser of a byte-level model.
-pub(super) fn forms_json(rules: &Rules) -> Value {
-    normalizer_json(rules)
 }

@@ -79,7 +79,7 @@ fn bytes_json(tokenizer: &Tokenizer) -> ([Value; 3], Value) {
             "vocab": serde_json::to_value(VocabById(tokenizer)).unwrap_or_default(),
             "merges": merges,
     });
-    ([hf_rules::forms_json(tokenizer.rules()), pre_tokenizer, byte_level], model)
+    ([hf_rules::normalizer_json(tokenizer.rules()), pre_tokenizer, byte_level], model)
 }
 
 /// The vocabulary as a map in order of id.
