@@ -29,6 +29,10 @@ struct Shared {
 /// Stack of the thread that compiles a constraint, in bytes. The engine recurses while it compiles; what it recurses over
 /// is bounded, and this is far more than the bounds need.
 const COMPILER_STACK: usize = 64 << 20;
+/// What the engine says where no token may come next.
+const NO_TOKEN: &str = "NoExtensionBias";
+/// What is said about a constraint under which no text can begin.
+const NOTHING: &str = "nothing matches it";
 /// Most compilations that look for the place of an error in a schema.
 const MAX_BLAME: usize = 48;
 
@@ -122,7 +126,12 @@ impl Constraints {
             let mut matcher = llguidance::Matcher::new(Ok(parser));
             // Notices a grammar that is complete before the first token.
             matcher.consume_tokens(&[]).map_err(|error| said(&error))?;
-            Ok(matcher)
+            // Notices one that no text satisfies.
+            match matcher.clone().compute_mask_or_eos() {
+                Err(error) if error.to_string().contains(NO_TOKEN) => Err(NOTHING.to_owned()),
+                Err(error) => Err(said(&error)),
+                Ok(_) => Ok(matcher),
+            }
         };
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("constraint".to_owned()).stack_size(COMPILER_STACK);
@@ -153,8 +162,18 @@ impl Constraints {
             break;
         }
         let (path, problem) = found;
+        let keyword = |name: &str| if node.get(name).is_some() { path.key(name) } else { path.clone() };
         match problem.split_once("Unsatisfiable schema: ") {
             Some((_, why)) => path.unsatisfiable(why),
+            None if problem == NOTHING => path.unsatisfiable("no token of the vocabulary can come first"),
+            None if problem.contains("regex parse error") => keyword("pattern").refused(problem),
+            None if problem.starts_with("oneOf constraints") => keyword("oneOf").refused(
+                "it is not clear that the options exclude each other; use `anyOf`, or tell them apart by type or by a \
+                 required property of different constants",
+            ),
+            None if problem.contains("min/maxProperties") => path.refused(
+                "`minProperties` and `maxProperties` can be enforced only where all listed properties are required",
+            ),
             None => path.refused(problem),
         }
     }

@@ -10,7 +10,7 @@ use llguidance::derivre::{Regex, StateID};
 use llguidance::toktrie::{TokEnv, TokTrie};
 
 use crate::error::{ConstrainError, Result};
-use crate::hints::{Hints, Tokens};
+use crate::hints::{Automaton, Hints, Tokens};
 
 /// Where in JSON a text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,15 +47,15 @@ pub(crate) const MAX_ENDING: usize = 8192;
 /// Continuations that are followed side by side.
 const WIDTH: usize = 8;
 /// Most masks that one look-around computes.
-const MAX_MASKS: usize = 400;
+const MAX_MASKS: usize = 150;
 /// Most tokens that one look-around goes.
 const MAX_DEPTH: usize = 96;
 /// A mask of no more tokens than this is followed in full.
 const FEW: usize = 24;
 /// Most states of a regular expression's automaton that are looked at.
 const MAX_STATES: usize = 4096;
-/// Most work that goes into it, in the engine's units.
-const MAX_COST: u64 = 2_000_000;
+/// Most work that goes into it at a time, in the engine's units.
+const MAX_COST: u64 = 500_000;
 /// Bytes that stand for many when a mask is too large to follow in full.
 const SAMPLES: &[u8] = b"a0 A1\"\\-_./:@,;)}]>=+e9zZ\n";
 
@@ -128,9 +128,9 @@ impl Search<'_> {
         if branch.ends()? {
             return Ok(Some(branch.path));
         }
-        if let Hints::Regex(regex) = self.hints
-            && let Ok(mut regex) = regex.lock()
-            && let Some(bytes) = shortest(&mut regex, &text())
+        if let Hints::Regex(automaton) = self.hints
+            && let Ok(mut automaton) = automaton.lock()
+            && let Some(bytes) = automaton.ending(&text())
             && let Some(ids) = self.spelled(&mut branch, &bytes)?
         {
             return Ok(Some(ids).filter(|ids| ids.len() <= most));
@@ -301,10 +301,25 @@ impl Search<'_> {
     }
 }
 
-/// The fewest bytes that make `text` one that the regular expression matches, as far as its automaton is looked at.
-fn shortest(regex: &mut Regex, text: &[u8]) -> Option<Vec<u8>> {
-    let initial = regex.initial_state();
-    let start = regex.transition_bytes(initial, text);
+impl Automaton {
+    /// The fewest bytes that make `text` one that the regular expression matches, as far as the automaton is looked at.
+    fn ending(&mut self, text: &[u8]) -> Option<Vec<u8>> {
+        let initial = self.regex.initial_state();
+        let start = self.regex.transition_bytes(initial, text);
+        if let Some(known) = self.endings.get(&start) {
+            return Some(known.clone());
+        }
+        let bytes = shortest(&mut self.regex, start)?;
+        if self.endings.len() < MAX_STATES {
+            self.endings.insert(start, bytes.clone());
+        }
+        Some(bytes)
+    }
+}
+
+/// The fewest bytes from a state to a match.
+fn shortest(regex: &mut Regex, start: StateID) -> Option<Vec<u8>> {
+    let before = regex.cost();
     let mut order: Vec<u8> = (0..=255).collect();
     // Letters and digits make the best-looking endings.
     order.sort_by_key(|byte| {
@@ -313,7 +328,7 @@ fn shortest(regex: &mut Regex, text: &[u8]) -> Option<Vec<u8>> {
     let mut from: HashMap<StateID, (StateID, u8)> = HashMap::new();
     let mut waiting = VecDeque::from([start]);
     while let Some(state) = waiting.pop_front() {
-        if regex.cost() > MAX_COST || from.len() > MAX_STATES {
+        if regex.cost() - before > MAX_COST || from.len() > MAX_STATES {
             return None;
         }
         if regex.is_accepting(state) {

@@ -1,8 +1,9 @@
 //! What the search of endings knows beforehand.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use llguidance::derivre::{Regex, RegexBuilder};
+use llguidance::derivre::{Regex, RegexBuilder, StateID};
 use llguidance::toktrie::{TokEnv, TokTrie};
 
 /// About a constraint: texts worth trying, and what kind of text is made.
@@ -14,7 +15,7 @@ pub(crate) enum Hints {
         texts: Arc<[Vec<u32>]>,
     },
     /// Whatever this regular expression matches. The automaton grows while it is used.
-    Regex(Arc<Mutex<Regex>>),
+    Regex(Arc<Mutex<Automaton>>),
     /// Anything else.
     Other,
 }
@@ -43,10 +44,22 @@ impl Hints {
 
     /// Hints for a regular expression in the grammar engine's syntax.
     pub(crate) fn regex(pattern: &str) -> Self {
-        let mut builder = RegexBuilder::new();
-        let regex = builder.mk_regex(pattern).and_then(|root| builder.to_regex_limited(root, REGEX_FUEL));
-        regex.map_or(Self::Other, |regex| Self::Regex(Arc::new(Mutex::new(regex))))
+        let build = || {
+            let mut builder = RegexBuilder::new();
+            builder.mk_regex(pattern).and_then(|root| builder.to_regex_limited(root, REGEX_FUEL))
+        };
+        match std::panic::catch_unwind(build) {
+            Ok(Ok(regex)) => Self::Regex(Arc::new(Mutex::new(Automaton { regex, endings: HashMap::new() }))),
+            _ => Self::Other,
+        }
     }
+}
+
+/// The automaton of a regular expression.
+pub(crate) struct Automaton {
+    pub(crate) regex: Regex,
+    /// The fewest bytes from a state to a match, where they were found.
+    pub(crate) endings: HashMap<StateID, Vec<u8>>,
 }
 
 /// About a vocabulary: tokens that close things, and tokens that fill space.

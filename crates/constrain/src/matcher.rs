@@ -1,6 +1,7 @@
 //! One text under one constraint, token by token.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use llguidance::api::StopReason;
@@ -122,7 +123,7 @@ impl Matcher {
         let known = self.limit.as_ref().map(|limit| limit.ending.clone()).filter(|ending| ending.ids().len() <= left);
         let ending = match known {
             Some(ending) => ending,
-            None => match self.find(MAX_ENDING)? {
+            None => match self.find(MAX_ENDING) {
                 None => return Err(ConstrainError::NoEnding { left }),
                 Some(ids) if ids.len() > left => {
                     return Err(ConstrainError::LimitTooSmall { needed: ids.len(), left });
@@ -207,7 +208,7 @@ impl Matcher {
             self.ended = true;
             return Ok(Accepted::Taken);
         }
-        if self.inner.is_stopped() || self.validate(&[id])? != 1 {
+        if self.is_finished() || self.validate(&[id])? != 1 {
             return Err(ConstrainError::NotAllowed { id });
         }
         if self.limit.as_ref().is_some_and(|limit| limit.left == 0) {
@@ -261,14 +262,16 @@ impl Matcher {
                 return Ok(Some(rest));
             }
         }
-        Ok(self.find(left)?.map(Ending::new))
+        Ok(self.find(left).map(Ending::new))
     }
 
-    /// Tokens that complete the text, at most `most`.
-    fn find(&self, most: usize) -> Result<Option<Vec<u32>>> {
+    /// Tokens that complete the text, at most `most`. A search that fails or becomes too costly has found nothing.
+    fn find(&self, most: usize) -> Option<Vec<u32>> {
         let search = Search { env: &self.env, tokens: &self.tokens, hints: &self.hints };
         let ids = || self.history.iter().map(|step| step.id).collect::<Vec<u32>>();
-        search.ending(&self.inner, self.place, || self.env.tok_trie().decode_raw(&ids()), most)
+        let text = || self.env.tok_trie().decode_raw(&ids());
+        let found = catch_unwind(AssertUnwindSafe(|| search.ending(&self.inner, self.place, text, most)));
+        found.ok()?.ok()?
     }
 
     /// How many of the tokens, from the first on, could be accepted one after the other, the limit aside. Changes
@@ -296,14 +299,15 @@ impl Matcher {
     /// [`ConstrainError::Internal`].
     pub fn may_end(&mut self) -> Result<bool> {
         if self.is_finished() {
-            return Ok(self.inner.stop_reason().is_ok());
+            return Ok(true);
         }
         self.inner.is_accepting().map_err(|error| self.failed(&error))
     }
 
     /// Whether the text is complete: an end token came, or nothing but one could.
     pub fn is_finished(&self) -> bool {
-        self.ended || self.inner.is_stopped()
+        // An engine that failed counts as stopped, too.
+        self.ended || self.inner.is_stopped() && self.inner.stop_reason().is_ok()
     }
 
     /// Takes the last `n` accepted tokens back, end tokens included. What the matcher does from there is what it would
@@ -368,5 +372,29 @@ impl fmt::Debug for Matcher {
             .field("left", &self.left())
             .field("finished", &self.is_finished())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{ConstrainError, Constraint, Constraints};
+
+    #[test]
+    fn a_failure_of_the_engine_ends_one_text_only() {
+        let tokens = (0..=255u8).map(|byte| vec![byte]).chain([Vec::new()]);
+        let constraints = Constraints::from_bytes(tokens, &[256]).unwrap();
+        let mut mask = vec![0; constraints.mask_words()];
+        let mut failing = constraints.start(&Constraint::JsonObject).unwrap();
+        let mut other = constraints.start(&Constraint::JsonObject).unwrap();
+        let error = failing.inner.test_trigger_lexer_error().map_err(|error| failing.failed(&error));
+        assert!(error.is_err() || failing.mask(&mut mask).is_err());
+        for result in [failing.mask(&mut mask), failing.accept(123).map(|_| ()), failing.set_limit(9)] {
+            let error = result.unwrap_err();
+            assert!(!error.to_string().contains('\n'), "{error}");
+            assert!(!matches!(error, ConstrainError::LimitTooSmall { .. }));
+        }
+        other.mask(&mut mask).unwrap();
+        other.set_limit(9).unwrap();
+        constraints.start(&Constraint::JsonObject).unwrap().mask(&mut mask).unwrap();
     }
 }
