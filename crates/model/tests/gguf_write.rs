@@ -145,8 +145,13 @@ fn every_model_comes_back_from_both_formats_bit_for_bit() {
 
 #[test]
 fn what_no_architecture_says_is_written_as_our_own_with_a_reason() {
-    let reasons =
-        [("gpt3", "banded"), ("gpt_neo", "banded"), ("mixture", "share keys"), ("gemma", "a part of")];
+    let reasons = [
+        ("gpt3", "banded"),
+        ("gpt_neo", "banded"),
+        ("mixture", "share keys"),
+        ("gemma", "a part of"),
+        ("post_norm", "neither of GPT-2"),
+    ];
     for (name, config) in small_configs() {
         let root = tempfile::tempdir().unwrap();
         let model = folder(root.path(), &config, FileType::F32);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use verve_model::formats::Checkpoint;
+use verve_model::formats::ModelFile;
 use verve_model::formats::tensor_file::TensorFile;
 use verve_model::{ModelConfig, ModelError, Moments, ParamSpec, Params, Weights, init, layout};
 use verve_ops::{Backend, Real};
@@ -26,12 +26,12 @@ pub(crate) struct State<B: Backend> {
 pub(crate) enum Origin<'a> {
     /// Random numbers of a seed.
     Seed(u64),
-    /// A model folder, for weights alone.
-    Model(&'a Checkpoint),
+    /// A model on disk, for weights alone.
+    Model(&'a ModelFile),
     /// A checkpoint of a run.
     Resume {
         /// Weights.
-        model: &'a Checkpoint,
+        model: &'a ModelFile,
         /// Moments.
         moments: &'a TensorFile,
     },
@@ -81,9 +81,9 @@ impl<B: Backend> State<B> {
     }
 }
 
-/// Opens a model folder to start from and checks that it is the model of the settings.
-pub(crate) fn open_model(folder: &Path, model: &ModelConfig) -> Result<Checkpoint> {
-    let checkpoint = verve_model::formats::load(folder)?;
+/// Opens a model folder or GGUF file to start from and checks that it is the model of the settings.
+pub(crate) fn open_model(folder: &Path, model: &ModelConfig) -> Result<ModelFile> {
+    let checkpoint = ModelFile::open(folder)?;
     // How it was initialised does not matter any more.
     let found = ModelConfig { init_std: model.init_std, ..checkpoint.config().clone() };
     if found == *model {

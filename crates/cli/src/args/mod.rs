@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod generate;
+mod models;
 mod text;
 mod train;
 
 pub use generate::{ChatArgs, GenerateArgs, PullArgs, SamplingArgs};
+pub use models::{Format, InspectArgs, QuantizeArgs, WeightType};
 pub use text::{Documents, InvalidText, TextArgs};
 pub use train::{Dtype, QuickstartArgs, TrainArgs};
 
@@ -48,6 +50,10 @@ pub enum Command {
     Chat(ChatArgs),
     /// Download a model from a hub: resumed, checked, and kept where other programs look
     Pull(PullArgs),
+    /// Write a model in another format or with smaller weights: GGUF file or Hugging Face folder, from either
+    Quantize(QuantizeArgs),
+    /// Describe a model: architecture, sizes, tokenizer, chat template, memory, problems
+    Inspect(InspectArgs),
     /// Train, use and look into tokenizers
     #[command(subcommand)]
     Tokenizer(TokenizerCommand),

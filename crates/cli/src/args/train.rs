@@ -69,8 +69,8 @@ pub struct TrainArgs {
     /// Share of the documents held out for evaluation
     #[arg(long, value_name = "SHARE", value_parser = units::share)]
     pub held_out: Option<f64>,
-    /// Start from this model folder instead of random weights
-    #[arg(long, value_name = "DIR")]
+    /// Start from this model, a folder or a GGUF file, instead of random weights
+    #[arg(long, value_name = "MODEL")]
     pub init: Option<PathBuf>,
     /// Seed of initialisation, data order and samples
     #[arg(long, value_name = "N")]

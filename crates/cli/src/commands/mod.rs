@@ -8,9 +8,12 @@ mod bench;
 mod chat;
 mod doctor;
 mod generate;
+mod gguf_metadata;
+mod inspect;
 mod model;
 mod plan;
 mod pull;
+mod quantize;
 mod quickstart;
 mod report;
 mod sample_text;
@@ -28,6 +31,8 @@ pub fn run(args: Verve) -> Result<()> {
         Command::Generate(args) => generate::run(&machine, args),
         Command::Chat(args) => chat::run(&machine, args),
         Command::Pull(args) => pull::run(args),
+        Command::Quantize(args) => quantize::run(&machine, args),
+        Command::Inspect(args) => inspect::run(&machine, args),
         Command::Tokenizer(command) => tokenizer::run(&machine, command),
         Command::Shard(args) => shard::run(&machine, args),
         Command::Plan(args) => plan::run(&machine, args),

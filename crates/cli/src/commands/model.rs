@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use verve_engine::{EngineOptions, Vocabulary, memory_plan};
-use verve_gguf::GgufFile;
 use verve_model::MemoryPlan;
 use verve_model::formats::ModelFile;
 use verve_ops::InferBackend;
-use verve_tokenizer::{GgufVocab, SpecialTokens, Tokenizer};
+use verve_tokenizer::{SpecialTokens, Tokenizer};
 use verve_train::{Which, locate};
 
+use super::gguf_metadata;
 use crate::machine::Machine;
 use crate::units;
 
@@ -32,7 +32,9 @@ impl Model {
         let checkpoint = ModelFile::open(&folder)?;
         let tokenizer = match &checkpoint {
             ModelFile::Folder(_) => Tokenizer::load(&folder).map_err(anyhow::Error::from),
-            ModelFile::Gguf(model) => gguf_tokenizer(model.file()),
+            ModelFile::Gguf(model) => {
+                gguf_metadata::vocabulary(model.file()).and_then(|vocab| Ok(Tokenizer::from_gguf(vocab)?))
+            }
         };
         let tokenizer = tokenizer.with_context(|| format!("the tokenizer of {}", folder.display()))?;
         let (ids, n_vocab) = (tokenizer.n_vocab(), checkpoint.config().n_vocab);
@@ -65,35 +67,8 @@ impl Model {
     }
 }
 
-/// The tokenizer in a GGUF file's metadata.
-fn gguf_tokenizer(file: &GgufFile) -> Result<Tokenizer> {
-    let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let text = |name: &str| file.text(&key(name)).map(|text| text.map(str::to_owned));
-    let id = |name: &str| -> Result<Option<u32>> {
-        // Converters write "none" as the largest number.
-        let id = file.count(&key(&format!("{name}_token_id")))?;
-        Ok(id.and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX))
-    };
-    let texts = |name: &str| file.texts(&key(name)).map(|texts| texts.map(<[String]>::to_vec));
-    Ok(Tokenizer::from_gguf(GgufVocab {
-        model: file.required(&key("model"), text("model")?)?,
-        pre: text("pre")?,
-        tokens: file.required(&key("tokens"), texts("tokens")?)?,
-        scores: file.floats(&key("scores"))?.map(<[f32]>::to_vec),
-        token_types: file.integers(&key("token_type"))?,
-        merges: texts("merges")?,
-        bos: id("bos")?,
-        eos: id("eos")?,
-        unk: id("unknown")?,
-        pad: id("padding")?,
-        add_bos: file.bool(&key("add_bos_token"))?,
-        add_eos: file.bool(&key("add_eos_token"))?,
-        add_space_prefix: file.bool(&key("add_space_prefix"))?,
-    })?)
-}
-
 /// The folder with `config.json`, or the GGUF file, that `path` means.
-fn model_at(path: &Path) -> Result<PathBuf> {
+pub fn model_at(path: &Path) -> Result<PathBuf> {
     if !path.exists() {
         return downloaded(path);
     }

@@ -61,6 +61,26 @@ pub fn logits<B: InferBackend>(
     Ok(infer_step(backend, config, &weights, &mut cache, &batch, &mut workspace)?.to_vec())
 }
 
+/// How much the distributions of the next token differ, on average over the rows: Kullback-Leibler divergence of `b` from
+/// `a` in nats. 0 for the same logits.
+///
+/// # Panics
+/// For rows of different lengths.
+pub fn divergence<T: Real>(a: &[T], b: &[T], n_vocab: usize) -> f64 {
+    assert!(a.len() == b.len(), "{} logits against {}", a.len(), b.len());
+    let log_sum = |row: &[T]| {
+        let most = row.iter().map(|x| x.to_f64()).fold(f64::NEG_INFINITY, f64::max);
+        most + row.iter().map(|x| (x.to_f64() - most).exp()).sum::<f64>().ln()
+    };
+    let of_row = |(a, b): (&[T], &[T])| -> f64 {
+        let (log_a, log_b) = (log_sum(a), log_sum(b));
+        let terms = a.iter().zip(b).map(|(a, b)| (a.to_f64() - log_a, b.to_f64() - log_b));
+        terms.map(|(a, b)| a.exp() * (a - b)).sum()
+    };
+    let rows = (a.len() / n_vocab).max(1) as f64;
+    a.chunks_exact(n_vocab).zip(b.chunks_exact(n_vocab)).map(of_row).sum::<f64>() / rows
+}
+
 /// The largest difference of two rows of logits, and the largest magnitude of the first.
 ///
 /// # Panics
@@ -70,4 +90,21 @@ pub fn largest_difference<T: Real>(a: &[T], b: &[T]) -> (f64, f64) {
     let worst = |most: f64, x: f64| if x.is_nan() || x > most { x } else { most };
     let difference = a.iter().zip(b).map(|(a, b)| (a.to_f64() - b.to_f64()).abs()).fold(0.0, worst);
     (difference, a.iter().map(|a| a.to_f64().abs()).fold(0.0, worst))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{divergence, largest_difference};
+
+    #[test]
+    fn differences_and_divergences() {
+        let (a, b) = ([0.0f64, 0.0, 1.0, 3.0], [0.0f64, 1.0, 1.0, 3.0]);
+        assert_eq!(largest_difference(&a, &b), (1.0, 3.0));
+        assert!(largest_difference(&a, &[0.0, f64::NAN, 0.0, 0.0]).0.is_nan());
+        assert_eq!(divergence(&a, &a, 2), 0.0);
+        // ln 2 rows: 1/2 ln(1/2 / p) + 1/2 ln(1/2 / q) with p = 1 / (1 + e), and a row without difference.
+        let (p, q) = (1.0 / (1.0 + 1f64.exp()), 1f64.exp() / (1.0 + 1f64.exp()));
+        let expected = 0.5 * ((0.5 / p).ln() + (0.5 / q).ln()) / 2.0;
+        assert!((divergence(&a, &b, 2) - expected).abs() < 1e-12);
+    }
 }

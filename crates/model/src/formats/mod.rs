@@ -11,7 +11,7 @@ mod norms;
 mod save;
 pub mod tensor_file;
 
-pub use compare::{Reading, largest_difference, logits};
+pub use compare::{Reading, divergence, largest_difference, logits};
 pub use gguf::{GgufExport, GgufModel};
 pub use hf_config::GenerationIds;
 pub use huggingface::{Checkpoint, load};

@@ -16,7 +16,7 @@ use crate::state::open_model;
 pub(crate) struct Loaded {
     pub path: PathBuf,
     pub state: StateFile,
-    pub model: verve_model::formats::Checkpoint,
+    pub model: verve_model::formats::ModelFile,
     pub moments: TensorFile,
 }
 

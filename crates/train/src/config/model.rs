@@ -1,6 +1,7 @@
 //! Which model the settings mean.
 
 use toml::{Table, Value};
+use verve_model::formats::ModelFile;
 use verve_model::presets::GPT_VOCAB;
 use verve_model::{AttentionPattern, ModelConfig};
 
@@ -26,7 +27,7 @@ impl RunConfig {
     /// The model of `[model]`, or of the folder to start from, checked against the vocabulary of the data.
     pub(super) fn model_config(&self, known: &Known<'_>) -> Result<ModelConfig> {
         let config = match (&self.run.init, self.model.is_empty()) {
-            (Some(init), true) => verve_model::formats::load(init)?.config().clone(),
+            (Some(init), true) => ModelFile::open(init)?.config().clone(),
             (None, true) => ModelConfig::preset(DEFAULT_PRESET, Some(known.n_vocab))?,
             (_, false) => described(self.model.table(), known.n_vocab)?,
         };

@@ -23,7 +23,7 @@ use crate::device::{Device, OnBackend, on_backend};
 use crate::{interrupt, output};
 
 mod input;
-mod template;
+pub mod template;
 
 /// Tokens of a conversation that there is room for unless more is asked for.
 const DEFAULT_CONTEXT: usize = 4096;

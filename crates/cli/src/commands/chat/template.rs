@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use verve_chat::{
-    ChatInput, ChatTemplate, DEFAULT_NAME, Guard, ModelTemplates, Segment, SpecialTexts, Warning, builtin,
-    builtin_names, read_source,
+    ChatInput, ChatTemplate, Guard, ModelTemplates, Segment, SpecialTexts, Warning, builtin, builtin_names, read_source,
 };
 use verve_model::formats::ModelFile;
 use verve_tokenizer::{SpecialTokens, Tokenizer};
 
+use super::super::gguf_metadata;
 use super::super::model::Model;
 
 /// How a model converses.
@@ -106,7 +106,7 @@ fn named(templates: &ModelTemplates, choice: &str) -> Result<String> {
 }
 
 /// What a model's files say about chat.
-fn templates(model: &Model) -> Result<ModelTemplates> {
+pub fn templates(model: &Model) -> Result<ModelTemplates> {
     let tokenizer = &model.tokenizer;
     let text = |id: Option<u32>| {
         let bytes = id.and_then(|id| tokenizer.token_bytes(id))?;
@@ -116,19 +116,8 @@ fn templates(model: &Model) -> Result<ModelTemplates> {
         ModelFile::Folder(_) => ModelTemplates::from_folder(&model.path)?,
         ModelFile::Gguf(gguf) => {
             let file = gguf.file();
-            let mut named = Vec::new();
-            if let Some(source) = file.text("tokenizer.chat_template")? {
-                named.push((DEFAULT_NAME.to_owned(), source.to_owned()));
-            }
-            for name in file.texts("tokenizer.chat_templates")?.unwrap_or_default() {
-                if let Some(source) = file.text(&format!("tokenizer.chat_template.{name}"))? {
-                    named.push((name.clone(), source.to_owned()));
-                }
-            }
-            let id = |name: &str| -> Result<Option<u32>> {
-                let id = file.count(&format!("tokenizer.ggml.{name}_token_id"))?;
-                Ok(id.and_then(|id| u32::try_from(id).ok()))
-            };
+            let named = gguf_metadata::templates(file)?;
+            let id = |name: &str| gguf_metadata::id(file, name);
             let specials =
                 SpecialTexts { unk: text(id("unknown")?), pad: text(id("padding")?), ..SpecialTexts::default() };
             ModelTemplates { named, specials, adds_bos: Some(tokenizer.adds_bos()) }

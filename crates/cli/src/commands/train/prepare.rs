@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use verve_gguf::GgufFile;
 use verve_shard::{Existing, ShardSet, Split};
 use verve_tokenizer::Tokenizer;
 use verve_train::autosize::{self, Amount, Budget, Wish};
 use verve_train::{RunConfig, RunFolder};
 
 use crate::args::MachineArgs;
+use crate::commands::gguf_metadata;
 use crate::commands::text::{self, ShardSettings, Text};
 use crate::device::{self, Device, OnBackend, on_backend};
 use crate::machine::Machine;
@@ -46,7 +48,7 @@ impl Prepared {
                 if !text.inputs.is_empty() {
                     bail!("text and shards are both given: leave one out");
                 }
-                let (tokenizer, file, shards) = given_shards(&config, &shards)?;
+                let (tokenizer, file, shards) = given_shards(&folder, &config, &shards)?;
                 let tokens = Amount::Tokens(shards.n_tokens(Split::Train));
                 choose(machine, &mut config, tokens, Some(tokenizer.n_vocab()), context)?;
                 (tokenizer, file, shards)
@@ -55,7 +57,7 @@ impl Prepared {
                 if text.inputs.is_empty() {
                     bail!("nothing to train on: give text (files or folders) or --shards");
                 }
-                let given = named_tokenizer(&config).map(Tokenizer::load).transpose()?;
+                let given = named_tokenizer(&config).as_deref().map(load_tokenizer).transpose()?;
                 let n_vocab = given.as_ref().map(Tokenizer::n_vocab).or(config.data.vocab);
                 choose(machine, &mut config, Amount::TextBytes(text.bytes()?), n_vocab, context)?;
                 from_text(machine, &folder, &config, &text, given)?
@@ -79,14 +81,32 @@ impl Prepared {
 
 /// The tokenizer that the settings name: a file, or that of the model that the run starts from.
 fn named_tokenizer(config: &RunConfig) -> Option<PathBuf> {
-    config.data.tokenizer.clone().or_else(|| Some(config.run.init.as_ref()?.join("tokenizer.json")))
+    let of_model = |init: &PathBuf| if init.is_file() { init.clone() } else { init.join("tokenizer.json") };
+    config.data.tokenizer.clone().or_else(|| config.run.init.as_ref().map(of_model))
 }
 
-fn given_shards(config: &RunConfig, shards: &Path) -> Result<(Tokenizer, PathBuf, ShardSet)> {
-    let file = named_tokenizer(config).context("--shards also needs the --tokenizer that they were made with")?;
-    let tokenizer = Tokenizer::load(&file)?;
+/// The tokenizer in a file of its own, or in a GGUF file.
+fn load_tokenizer(file: &Path) -> Result<Tokenizer> {
+    if !is_gguf(file) {
+        return Ok(Tokenizer::load(file)?);
+    }
+    let vocabulary = gguf_metadata::vocabulary(&GgufFile::open(file)?)?;
+    Tokenizer::from_gguf(vocabulary).with_context(|| format!("the tokenizer of {}", file.display()))
+}
+
+fn is_gguf(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+fn given_shards(folder: &RunFolder, config: &RunConfig, shards: &Path) -> Result<(Tokenizer, PathBuf, ShardSet)> {
+    let mut file = named_tokenizer(config).context("--shards also needs the --tokenizer that they were made with")?;
+    let tokenizer = load_tokenizer(&file)?;
     let set = ShardSet::open(shards)?;
     set.check_tokenizer(tokenizer.hash(), tokenizer.n_vocab())?;
+    if is_gguf(&file) {
+        file = folder.path().join("tokenizer.json");
+        tokenizer.save(&file)?;
+    }
     Ok((tokenizer, file, set))
 }
 

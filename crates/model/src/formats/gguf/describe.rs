@@ -75,7 +75,9 @@ fn gpt(c: &mut ModelConfig) -> Result<Architecture, &'static str> {
     let refuse_if = |wrong: bool, why: &'static str| if wrong { Err(why) } else { Ok(()) };
     let architecture = match (c.positions, c.activation, c.residual) {
         (Positions::Learned, FfnActivation::GeluTanh, Residual::Sequential) => Architecture::Gpt2,
-        (Positions::Rotary { .. }, FfnActivation::GeluErf, _) => Architecture::GptNeoX,
+        (Positions::Rotary { .. }, FfnActivation::GeluErf, Residual::Sequential | Residual::Parallel) => {
+            Architecture::GptNeoX
+        }
         _ => return Err("it has LayerNorm, but the positions, activation or blocks neither of GPT-2 nor of GPT-NeoX"),
     };
     refuse_if(c.n_kv_heads != c.n_heads, "its heads share keys and values, which GPT-2's and GPT-NeoX's do not")?;

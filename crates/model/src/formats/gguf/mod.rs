@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use half::{bf16, f16};
-use verve_gguf::{GgufFile, Tensor, TensorType};
+use verve_gguf::{GgufFile, TensorType};
 use verve_ops::quant::ActivationPrecision;
 use verve_ops::{InferBackend, Real};
 
@@ -77,20 +77,10 @@ impl GgufModel {
         &self.file
     }
 
-    /// The narrowest type of numbers that holds every matrix exactly: `f32` unless all are `bf16`. Position tables are
-    /// always written as `f32`; their numbers count.
+    /// The narrowest type of numbers that holds every weight exactly: `f32` unless all matrices are `bf16`.
     pub fn dtype(&self) -> FileType {
-        let mut matrices = self.file.tensors().iter().filter(|tensor| tensor.shape.len() > 1);
-        let fits = |tensor: &Tensor| match tensor.kind {
-            TensorType::Bf16 => true,
-            // The lower half of a number is what `bf16` leaves out.
-            TensorType::F32 if tensor.name == names::POSITIONS => {
-                let bytes = self.file.bytes(&tensor.name).unwrap_or_default();
-                bytes.as_chunks::<4>().0.iter().all(|bytes| bytes[..2] == [0, 0])
-            }
-            _ => false,
-        };
-        if matrices.all(fits) { FileType::Bf16 } else { FileType::F32 }
+        let matrices = self.file.tensors().iter().filter(|tensor| tensor.shape.len() > 1);
+        if matrices.into_iter().all(|tensor| tensor.kind == TensorType::Bf16) { FileType::Bf16 } else { FileType::F32 }
     }
 
     fn sources(&self, spec: &ParamSpec) -> Vec<Source> {

@@ -8,7 +8,7 @@ use super::names::{HEAD, POSITIONS, TOKENS};
 /// The type of the tensor `name` of `shape` in a file of `weights`, with the type that was wanted where its rows do not
 /// allow it.
 ///
-/// As llama.cpp has it: vectors and position tables stay `f32`; the head (or the token table that is the head) is `q6_k`
+/// As llama.cpp has it: vectors and position tables stay `f32` (the latter not among `bf16`); the head (or the token table that is the head) is `q6_k`
 /// where the rest is narrower than `q8_0`; among `q4_k`, the values and `ffn_down` of the first and the last eighth of the
 /// layers and of every third between are `q6_k`. Rows that are no whole number of blocks of 256 are written in blocks of 32:
 /// `q4_0` for `q4_k`, `q8_0` for `q6_k`; rows that are not even that, as `bf16`.
@@ -19,7 +19,8 @@ pub(super) fn choose(
     n_layers: usize,
     tied_head: bool,
 ) -> (TensorType, Option<QuantKind>) {
-    if shape.len() == 1 || name == POSITIONS {
+    // Among `bf16`, a position table of `f32` would have the whole model computed in `f32`.
+    if shape.len() == 1 || (name == POSITIONS && weights != TensorType::Bf16) {
         return (TensorType::F32, None);
     }
     let TensorType::Quant(kind) = weights else { return (weights, None) };
@@ -69,7 +70,8 @@ mod tests {
         for name in ["blk.3.attn_q.bias", "output_norm.weight"] {
             assert_eq!(of(Q4_K, name, &[512]), TensorType::F32);
         }
-        assert_eq!(of(TensorType::Bf16, POSITIONS, &[128, 512]), TensorType::F32);
+        assert_eq!(of(TensorType::F16, POSITIONS, &[128, 512]), TensorType::F32);
+        assert_eq!(of(TensorType::Bf16, POSITIONS, &[128, 512]), TensorType::Bf16);
         // 16 layers: 0 and 1, 4, 7, 10, 13, and 14 and 15.
         let higher: Vec<usize> =
             (0..16).filter(|layer| of(Q4_K, &format!("blk.{layer}.ffn_down.weight"), &[512, 512]) == Q6_K).collect();
