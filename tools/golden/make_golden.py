@@ -96,10 +96,11 @@ def gpt_neox_serial():
     )
 
 
-def opt():
+def opt(**changes):
     return OPTConfig(
         vocab_size=VOCAB, max_position_embeddings=32, hidden_size=32, num_hidden_layers=2,
         num_attention_heads=4, ffn_dim=48, dropout=0.0, pad_token_id=None, bos_token_id=0, eos_token_id=0,
+        **changes,
     )
 
 
@@ -171,6 +172,7 @@ CASES = {
     "gpt_neox": (GPTNeoXForCausalLM, gpt_neox, 129),
     "gpt_neox_serial": (GPTNeoXForCausalLM, gpt_neox_serial, 253),
     "opt": (OPTForCausalLM, opt, 125),
+    "opt_post_norm": (OPTForCausalLM, lambda: opt(do_layer_norm_before=False), 297),
     "llama": (LlamaForCausalLM, llama, 212),
     "llama_tied": (LlamaForCausalLM, llama_tied, 94),
     "llama_bias": (LlamaForCausalLM, lambda: llama(attention_bias=True), 95),

@@ -258,7 +258,7 @@ impl Make<(), (), ()> for Measure {
     }
 }
 
-type Table<B> = ActivationTable<
+pub(crate) type Table<B> = ActivationTable<
     <B as Backend>::Buf<<B as Backend>::Elem>,
     <B as Backend>::Buf<<B as Backend>::Acc>,
     <B as Backend>::Buf<u32>,

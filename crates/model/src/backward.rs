@@ -3,7 +3,7 @@
 use verve_ops::args::*;
 use verve_ops::{Backend, LinearShape};
 
-use crate::activations::{Activations, Recompute};
+use crate::activations::{Activations, Recompute, Table};
 use crate::config::Residual;
 use crate::error::ModelError;
 use crate::forward::*;
@@ -140,6 +140,7 @@ fn ffn<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: &mut G
             input_grad(net, &params.ffn_up, &t.d_ffn_up, &mut t.d_norm_out, InputGrad::Set, up_shape);
         }
     }
+    add_skipped(net, t, rows);
     norm_backward(NormStep {
         net,
         params: &params.ffn_norm,
@@ -208,19 +209,33 @@ fn attention<B: Backend>(net: Network<'_, B>, acts: &mut Activations<B>, grads: 
     }
     weight_grad(net, &mut grads.attn_qkv, &t.d_qkv, t.attn_norm_out.at(layer), qkv_shape);
     input_grad(net, &params.attn_qkv, &t.d_qkv, &mut t.d_norm_out, InputGrad::Set, qkv_shape);
-    norm_backward(NormStep {
-        net,
-        params: &params.attn_norm,
-        grads: &mut grads.attn_norm,
-        d_out: &t.d_norm_out,
-        inp: t.residual.at(layer),
-        stats: t.attn_norm_stats.at(layer),
-        d_inp: &mut t.d_residual,
-        rows,
-    });
+    add_skipped(net, t, rows);
+    match (&params.attn_norm, &mut grads.attn_norm) {
+        (Some(params), Some(grads)) => norm_backward(NormStep {
+            net,
+            params,
+            grads,
+            d_out: &t.d_norm_out,
+            inp: t.residual.at(layer),
+            stats: t.attn_norm_stats.at(layer),
+            d_inp: &mut t.d_residual,
+            rows,
+        }),
+        _ => net.backend.copy(&t.d_norm_out, &mut t.d_residual),
+    }
     if let (Residual::Parallel, Some(d_ffn)) = (net.config.residual, &t.branch) {
         let len = rows * net.config.d_model;
         net.backend.scaled_sum(ScaledSum { x: &mut t.d_residual, factor: 1.0, y: Some(d_ffn), len });
+    }
+}
+
+/// Where norms come after the halves of a block, the residual stream goes around a half from behind its norm: the stream's
+/// gradient goes on through the norm with the half's own.
+fn add_skipped<B: Backend>(net: Network<'_, B>, t: &mut Table<B>, rows: usize) {
+    if net.config.residual == Residual::PostNorm {
+        let len = rows * net.config.d_model;
+        net.backend.scaled_sum(ScaledSum { x: &mut t.d_norm_out, factor: 1.0, y: Some(&t.d_residual), len });
+        net.backend.fill_zero(&mut t.d_residual);
     }
 }
 

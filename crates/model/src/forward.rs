@@ -196,7 +196,10 @@ impl<B: Backend> Forward for TrainForward<'_, B> {
         let (slot, residual, rows) = (self.slot(layer), self.residual(layer), self.acts.rows());
         let t = &mut self.acts.table;
         let (out, stats) = (t.attn_norm_out.at_mut(slot), t.attn_norm_stats.at_mut(slot));
-        norm(self.net, &self.net.weights.layers[layer].attn_norm, t.residual.at(residual), out, stats, rows);
+        match &self.net.weights.layers[layer].attn_norm {
+            Some(params) => norm(self.net, params, t.residual.at(residual), out, stats, rows),
+            None => self.net.backend.copy(t.residual.at(residual), out),
+        }
     }
 
     fn attn_qkv(&mut self, layer: usize) {
@@ -241,7 +244,10 @@ impl<B: Backend> Forward for TrainForward<'_, B> {
         let shape = attn_out_shape(self.net.config, self.acts.rows());
         let t = &mut self.acts.table;
         let params = &self.net.weights.layers[layer].attn_out;
-        let epilogue = Epilogue::Residual(t.residual.at(residual));
+        let epilogue = Epilogue::Residual(match self.net.config.residual {
+            Residual::PostNorm => t.attn_norm_out.at(slot),
+            Residual::Sequential | Residual::Parallel => t.residual.at(residual),
+        });
         linear(self.net, params, t.heads.at(slot), t.residual_mid.at_mut(slot), epilogue, shape);
     }
 
@@ -266,7 +272,7 @@ impl<B: Backend> Forward for TrainForward<'_, B> {
         let t = &mut self.acts.table;
         let (out, stats) = (t.ffn_norm_out.at_mut(slot), t.ffn_norm_stats.at_mut(slot));
         let inp = match self.net.config.residual {
-            Residual::Sequential => t.residual_mid.at(slot),
+            Residual::Sequential | Residual::PostNorm => t.residual_mid.at(slot),
             Residual::Parallel => t.residual.at(residual),
         };
         norm(self.net, &self.net.weights.layers[layer].ffn_norm, inp, out, stats, rows);
@@ -305,7 +311,10 @@ impl<B: Backend> Forward for TrainForward<'_, B> {
         let next = self.residual(layer + 1);
         let t = &mut self.acts.table;
         let params = &self.net.weights.layers[layer].ffn_down;
-        let epilogue = Epilogue::Residual(t.residual_mid.at(slot));
+        let epilogue = Epilogue::Residual(match self.net.config.residual {
+            Residual::PostNorm => t.ffn_norm_out.at(slot),
+            Residual::Sequential | Residual::Parallel => t.residual_mid.at(slot),
+        });
         linear(self.net, params, t.ffn_act.at(slot), t.residual.at_mut(next), epilogue, shape);
     }
 

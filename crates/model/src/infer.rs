@@ -223,13 +223,25 @@ pub fn infer_memory_plan<B: InferBackend>(
     n_blocks: usize,
     limits: StepLimits,
 ) -> Vec<PlanItem> {
+    let scratch = formats.map_or(0, |_| infer_scratch_bytes(backend, config, limits.max_rows));
     [
         ("weights", InferWeights::<B>::bytes(backend, config, formats)),
         ("KV cache", KvCache::<B>::bytes(config, n_blocks)),
         ("step workspace", InferStep::<B>::bytes(config, limits)),
+        ("products with quantised weights", scratch),
     ]
     .map(|(purpose, bytes)| PlanItem { purpose, bytes: bytes as u64 })
-    .to_vec()
+    .into_iter()
+    .filter(|item| item.bytes > 0)
+    .collect()
+}
+
+/// Most memory, bytes, that a machine keeps for itself in a step of up to `rows` tokens with quantised weights.
+fn infer_scratch_bytes<B: InferBackend>(backend: &B, config: &ModelConfig, rows: usize) -> usize {
+    let head_rows = HEAD_PASSES[HEAD_PASSES.len() - 1];
+    let head = LinearShape { rows: head_rows, d_in: config.d_model, d_out: config.n_vocab };
+    let layers = [qkv_shape, attn_out_shape, ffn_up_shape, ffn_down_shape].map(|shape| shape(config, rows));
+    layers.into_iter().chain([head]).map(|shape| backend.quantized_scratch_bytes(shape)).max().unwrap_or(0)
 }
 
 /// Bytes of a KV cache entry for one token, all layers together.
@@ -294,7 +306,10 @@ impl<B: InferBackend> Forward for StepForward<'_, B> {
     fn attn_norm(&mut self, layer: usize) {
         let ws = &mut *self.ws;
         let (params, shape) = (&self.weights.layers[layer].attn_norm, norm_shape(self.config, self.rows));
-        norm(self.backend, params, &ws.x, &mut ws.norm_out, &mut ws.stats, shape);
+        match params {
+            Some(params) => norm(self.backend, params, &ws.x, &mut ws.norm_out, &mut ws.stats, shape),
+            None => self.backend.copy(&ws.x, &mut ws.norm_out),
+        }
     }
 
     fn attn_qkv(&mut self, layer: usize) {
@@ -357,7 +372,11 @@ impl<B: InferBackend> Forward for StepForward<'_, B> {
     fn attn_out(&mut self, layer: usize) {
         let ws = &mut *self.ws;
         let (params, shape) = (&self.weights.layers[layer].attn_out, attn_out_shape(self.config, self.rows));
-        linear(self.backend, params, &ws.heads, &mut ws.mid, InferEpilogue::Residual(&ws.x), shape);
+        let residual = match self.config.residual {
+            Residual::PostNorm => &ws.norm_out,
+            Residual::Sequential | Residual::Parallel => &ws.x,
+        };
+        linear(self.backend, params, &ws.heads, &mut ws.mid, InferEpilogue::Residual(residual), shape);
     }
 
     fn attn_out_normed(&mut self, layer: usize) {
@@ -375,7 +394,7 @@ impl<B: InferBackend> Forward for StepForward<'_, B> {
         let ws = &mut *self.ws;
         let (params, shape) = (&self.weights.layers[layer].ffn_norm, norm_shape(self.config, self.rows));
         let inp = match self.config.residual {
-            Residual::Sequential => &ws.mid,
+            Residual::Sequential | Residual::PostNorm => &ws.mid,
             Residual::Parallel => &ws.x,
         };
         norm(self.backend, params, inp, &mut ws.norm_out, &mut ws.stats, shape);
@@ -403,7 +422,11 @@ impl<B: InferBackend> Forward for StepForward<'_, B> {
     fn ffn_down(&mut self, layer: usize) {
         let ws = &mut *self.ws;
         let (params, shape) = (&self.weights.layers[layer].ffn_down, ffn_down_shape(self.config, self.rows));
-        linear(self.backend, params, &ws.ffn_act, &mut ws.x, InferEpilogue::Residual(&ws.mid), shape);
+        let residual = match self.config.residual {
+            Residual::PostNorm => &ws.norm_out,
+            Residual::Sequential | Residual::Parallel => &ws.mid,
+        };
+        linear(self.backend, params, &ws.ffn_act, &mut ws.x, InferEpilogue::Residual(residual), shape);
     }
 
     fn ffn_down_normed(&mut self, layer: usize) {

@@ -75,7 +75,7 @@ mod tests {
             assert!((found / expected - 1.0).abs() < 0.02, "{}: {found} instead of {expected}", spec.name);
         }
         assert!(filled(&layer.ffn_up.bias.clone().unwrap(), 1).iter().all(|&v| v == 0.0));
-        assert!(filled(&layer.attn_norm.weight, 1).iter().all(|&v| v == 1.0));
+        assert!(filled(&layer.attn_norm.as_ref().unwrap().weight, 1).iter().all(|&v| v == 1.0));
     }
 
     #[test]

@@ -3,13 +3,14 @@
 
 use crate::config::{EmbedScale, ModelConfig, Positions};
 
-/// The steps of a forward pass. `layer` counts from 0.
+/// The steps of a forward pass. `layer` counts from 0. Where norms come after the halves of a block
+/// ([`Residual::PostNorm`](crate::config::Residual)), a half is added to what it reads, `n`, in place of `x` or `m`.
 pub(crate) trait Forward {
     /// `x = tok_embed[token] + pos_embed[position]`.
     fn embed(&mut self);
     /// `x = x * sqrt(C)`.
     fn scale_embedding(&mut self);
-    /// `n = norm(x)`.
+    /// `n = norm(x)`, or `n = x` in a block without this norm.
     fn attn_norm(&mut self, layer: usize);
     /// `qkv = linear(n)`.
     fn attn_qkv(&mut self, layer: usize);

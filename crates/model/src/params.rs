@@ -3,7 +3,7 @@
 
 use verve_ops::{Backend, Buffer, Element, Real};
 
-use crate::config::{ModelConfig, Norm, Positions};
+use crate::config::{ModelConfig, Norm, Positions, Residual};
 use crate::error::ModelError;
 
 /// Weight and bias of a linear layer.
@@ -27,8 +27,8 @@ pub struct NormParams<T> {
 /// One block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerParams<T> {
-    /// Before attention.
-    pub attn_norm: NormParams<T>,
+    /// Before attention; the first block has none where norms come after the halves of a block.
+    pub attn_norm: Option<NormParams<T>>,
     /// `[(H + 2K) D, C]`: query heads, key heads, value heads.
     pub attn_qkv: LinearParams<T>,
     /// `[D]`, of query heads.
@@ -104,7 +104,7 @@ impl<T> LinearParams<T> {
 impl<T> LayerParams<T> {
     fn try_map<U, E>(self, f: &mut impl FnMut(T) -> Result<U, E>) -> Result<LayerParams<U>, E> {
         Ok(LayerParams {
-            attn_norm: self.attn_norm.try_map(f)?,
+            attn_norm: self.attn_norm.map(|norm| norm.try_map(f)).transpose()?,
             attn_qkv: self.attn_qkv.try_map(f)?,
             q_norm: self.q_norm.map(&mut *f).transpose()?,
             k_norm: self.k_norm.map(&mut *f).transpose()?,
@@ -120,7 +120,7 @@ impl<T> LayerParams<T> {
 
     fn as_ref(&self) -> LayerParams<&T> {
         LayerParams {
-            attn_norm: self.attn_norm.as_ref(),
+            attn_norm: self.attn_norm.as_ref().map(NormParams::as_ref),
             attn_qkv: self.attn_qkv.as_ref(),
             q_norm: self.q_norm.as_ref(),
             k_norm: self.k_norm.as_ref(),
@@ -136,7 +136,7 @@ impl<T> LayerParams<T> {
 
     fn as_mut(&mut self) -> LayerParams<&mut T> {
         LayerParams {
-            attn_norm: self.attn_norm.as_mut(),
+            attn_norm: self.attn_norm.as_mut().map(NormParams::as_mut),
             attn_qkv: self.attn_qkv.as_mut(),
             q_norm: self.q_norm.as_mut(),
             k_norm: self.k_norm.as_mut(),
@@ -196,7 +196,7 @@ impl<T> Params<T> {
     /// All tensors in canonical order. Allocates nothing.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         let layers = self.layers.iter().flat_map(|l| {
-            norm_iter(&l.attn_norm)
+            (l.attn_norm.iter().flat_map(norm_iter))
                 .chain(linear_iter(&l.attn_qkv))
                 .chain(&l.q_norm)
                 .chain(&l.k_norm)
@@ -218,7 +218,7 @@ impl<T> Params<T> {
     /// All tensors in canonical order. Allocates nothing.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         let layers = self.layers.iter_mut().flat_map(|l| {
-            norm_iter_mut(&mut l.attn_norm)
+            (l.attn_norm.iter_mut().flat_map(norm_iter_mut))
                 .chain(linear_iter_mut(&mut l.attn_qkv))
                 .chain(&mut l.q_norm)
                 .chain(&mut l.k_norm)
@@ -402,7 +402,7 @@ pub fn layout(config: &ModelConfig) -> Params<ParamSpec> {
         .map(|l| {
             let at = |field: &str| format!("layers.{l}.{field}");
             LayerParams {
-                attn_norm: norm(at("attn_norm")),
+                attn_norm: (l > 0 || c.residual != Residual::PostNorm).then(|| norm(at("attn_norm"))),
                 attn_qkv: linear(at("attn_qkv"), c.qkv_width(), c.d_model, std, c.biases.qkv),
                 q_norm: c.qk_norm.then(|| ParamSpec::vector(at("q_norm.weight"), c.d_head, norm_init)),
                 k_norm: c.qk_norm.then(|| ParamSpec::vector(at("k_norm.weight"), c.d_head, norm_init)),

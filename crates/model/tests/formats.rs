@@ -19,12 +19,13 @@ use verve_ops::Backend;
 use verve_ops::reference::Reference;
 use verve_testkit::{assert_bits, golden_dir};
 
-const CASES: [&str; 14] = [
+const CASES: [&str; 15] = [
     "gpt2",
     "gpt_neo",
     "gpt_neox",
     "gpt_neox_serial",
     "opt",
+    "opt_post_norm",
     "llama",
     "llama_tied",
     "llama_bias",
@@ -208,6 +209,7 @@ fn every_shape_survives_saving_in_f32_and_rounds_in_bf16() {
                 "llama" => Family::Llama,
                 "gemma" => Family::Gemma3,
                 "neox" => Family::GptNeoX,
+                "post_norm" => Family::Opt,
                 _ => Family::Verve,
             };
             assert_eq!(saved.family, expected_family, "{name}");

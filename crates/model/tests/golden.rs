@@ -14,12 +14,13 @@ use verve_ops::reference::Reference;
 use verve_ops::{Backend, InferBackend, KV_BLOCK, Real};
 use verve_testkit::{Bound, Golden, compare, golden_dir};
 
-const CASES: [&str; 14] = [
+const CASES: [&str; 15] = [
     "gpt2",
     "gpt_neo",
     "gpt_neox",
     "gpt_neox_serial",
     "opt",
+    "opt_post_norm",
     "llama",
     "llama_tied",
     "llama_bias",

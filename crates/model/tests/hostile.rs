@@ -261,7 +261,14 @@ fn contradictions_and_variants_are_refused_by_key() {
         ("gpt_neox", "attention_bias", json!(false), &["\"gpt_neox.layers.0.attention.dense.bias\" has no place"]),
         ("gpt_neox", "tie_word_embeddings", json!(true), &["embed_out.weight differs from gpt_neox.embed_in.weight"]),
         ("gpt_neox", "layer_norm_eps", json!(0), &["norm_eps = 0", "above 0"]),
-        ("opt", "do_layer_norm_before", json!(false), &["`do_layer_norm_before` is false", "only true is supported"]),
+        ("opt", "do_layer_norm_before", json!("no"), &["`do_layer_norm_before` is \"no\"", "true or false"]),
+        ("opt", "do_layer_norm_before", json!(false), &["\"model.decoder.final_layer_norm.bias\" has no place"]),
+        (
+            "opt_post_norm",
+            "do_layer_norm_before",
+            json!(true),
+            &["\"model.decoder.final_layer_norm.weight\" is missing"],
+        ),
         ("opt", "word_embed_proj_dim", json!(16), &["`word_embed_proj_dim` is 16", "only 32", "supported"]),
         ("opt", "_remove_final_layer_norm", json!(true), &["`_remove_final_layer_norm` is true", "only false"]),
         ("opt", "layer_norm_elementwise_affine", json!(false), &["`layer_norm_elementwise_affine` is false", "true"]),
@@ -337,7 +344,7 @@ fn contradictions_and_variants_are_refused_by_key() {
 /// Each tensor of each family in turn: not there, of another shape; and one too many.
 #[test]
 fn tensors_that_are_not_the_familys_are_refused_by_name() {
-    for case in ["gpt_neox", "gpt_neox_serial", "opt", "mistral", "qwen3", "gemma3"] {
+    for case in ["gpt_neox", "gpt_neox_serial", "opt", "opt_post_norm", "mistral", "qwen3", "gemma3"] {
         let (header, data) = parts_of(case);
         let message = |header: &Map<String, Value>, data: &[u8]| {
             let message = message_of(case, &with_header(Value::Object(header.clone()).to_string().as_bytes(), data));
@@ -503,7 +510,7 @@ proptest! {
     #[test]
     fn hostile_configurations_never_panic(
         case in prop::sample::select(vec![
-            "gpt2", "gpt_neo", "gpt_neox", "opt", "llama", "llama_tied", "llama3", "mistral", "qwen2", "qwen3", "gemma3",
+            "gpt2", "gpt_neo", "gpt_neox", "opt", "opt_post_norm", "llama", "llama_tied", "llama3", "mistral", "qwen2", "qwen3", "gemma3",
         ]),
         edits in prop::collection::vec((any::<prop::sample::Index>(), hostile_number()), 1..4),
     ) {

@@ -123,6 +123,9 @@ pub enum Residual {
     Sequential,
     /// `x + attn(norm1(x)) + ffn(norm2(x))` (GPT-NeoX).
     Parallel,
+    /// `m = norm(x + attn(x))`, then `norm(m + ffn(m))` (Vaswani et al. 2017; OPT 350M). A norm is named for what reads it:
+    /// the one after a block is the next block's `attn_norm` or `final_norm`, and the first block has no `attn_norm`.
+    PostNorm,
 }
 
 /// Factor on the embedding of a token.

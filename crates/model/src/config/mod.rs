@@ -137,8 +137,8 @@ impl ModelConfig {
         if !(self.init_std > 0.0 && self.init_std <= 1.0) {
             return Err(wrong("init_std", self.init_std, "must be above 0 and at most 1; 0.02 is usual".to_owned()));
         }
-        if self.residual == Residual::Parallel && self.post_norms {
-            let problem = "norms of the branches do not go together with a parallel residual".to_owned();
+        if self.residual != Residual::Sequential && self.post_norms {
+            let problem = "norms of the branches go together with a sequential residual only".to_owned();
             return Err(wrong("post_norms", self.post_norms, problem));
         }
         if self.qk_norm && self.norm == Norm::LayerNorm {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Residual};
 use crate::params::ParamSpec;
 
 /// A convention of names and layouts.
@@ -148,6 +148,14 @@ impl Family {
             Some((layer, field)) => (Some(layer), field),
             None => (None, path),
         };
+        let after;
+        let (layer, field) = match (self, config.residual) {
+            (Self::Opt, Residual::PostNorm) => {
+                after = opt_post_norm(config, layer, field);
+                (after.0.as_deref(), after.1)
+            }
+            _ => (layer, field),
+        };
         if field == "lm_head" {
             return whole(self.head().to_owned(), Layout::Same);
         }
@@ -259,6 +267,17 @@ fn opt(field: &str) -> Option<&'static str> {
         "ffn_norm" | "final_norm" => "final_layer_norm",
         _ => return None,
     })
+}
+
+/// OPT names a norm for what it comes after, where this crate names it for what reads it: the place in a model with norms
+/// before that has the same name.
+fn opt_post_norm<'a>(config: &ModelConfig, layer: Option<&str>, field: &'a str) -> (Option<String>, &'a str) {
+    let number = layer.and_then(|layer| layer.parse::<usize>().ok()).unwrap_or(config.n_layers);
+    match field {
+        "attn_norm" | "final_norm" => (number.checked_sub(1).map(|before| before.to_string()), "ffn_norm"),
+        "ffn_norm" => (layer.map(str::to_owned), "attn_norm"),
+        _ => (layer.map(str::to_owned), field),
+    }
 }
 
 fn llama(field: &str) -> Option<&'static str> {

@@ -129,7 +129,7 @@ pub fn random_batch(config: &ModelConfig, rows: usize, seed: u64) -> (Vec<u32>, 
 }
 
 /// One small configuration of each kind: GPT-2, GPT-3 (banded), GPT-Neo, Llama with grouped heads, a mixture that no
-/// family has, Gemma 3 with all it has beyond Llama, and GPT-NeoX.
+/// family has, Gemma 3 with all it has beyond Llama, GPT-NeoX, and OPT with norms after the halves of a block.
 pub fn small_configs() -> Vec<(&'static str, ModelConfig)> {
     let gpt2 = ModelConfig {
         n_layers: 3,
@@ -198,6 +198,7 @@ pub fn small_configs() -> Vec<(&'static str, ModelConfig)> {
         residual: Residual::Parallel,
         ..gpt2.clone()
     };
+    let post_norm = ModelConfig { residual: Residual::PostNorm, ..gpt2.clone() };
     vec![
         ("gpt2", gpt2),
         ("gpt3", gpt3),
@@ -206,5 +207,6 @@ pub fn small_configs() -> Vec<(&'static str, ModelConfig)> {
         ("mixture", mixture),
         ("gemma", gemma),
         ("neox", neox),
+        ("post_norm", post_norm),
     ]
 }

@@ -59,6 +59,7 @@ pub(super) fn difference(c: &ModelConfig) -> Option<&'static str> {
         (!c.biases.ffn || c.biases.qkv != c.biases.attn_out, "it lacks biases"),
         (c.rotary_local_theta.is_some(), "its layers rotate differently"),
         (c.qk_norm || c.post_norms, "its heads or branches are normalised"),
+        (c.residual == Residual::PostNorm, "its norms come after the halves of a block"),
         (c.embed_scale != EmbedScale::One, "its embedding is scaled"),
     ];
     differences.iter().find(|(differs, _)| *differs).map(|(_, why)| *why)

@@ -1,4 +1,4 @@
-//! OPT, but for the one size (350M) that normalises after the halves of a block and has a narrower token table.
+//! OPT, but for the one size (350M) that has a narrower token table.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::error::ModelError;
 const NORM_EPS: f64 = 1e-5;
 
 pub(super) fn parse(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
-    keys.must_be("do_layer_norm_before", true)?;
+    let norm_before = keys.flag("do_layer_norm_before", true)?;
     keys.must_be("_remove_final_layer_norm", false)?;
     keys.must_be("layer_norm_elementwise_affine", true)?;
     let (d_model, n_heads) = (keys.size("hidden_size")?, keys.size("num_attention_heads")?);
@@ -33,14 +33,14 @@ pub(super) fn parse(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
         biases: if keys.flag("enable_bias", true)? { Biases::ALL } else { Biases::NONE },
         tied_head: keys.flag("tie_word_embeddings", true)?,
         init_std: keys.number("init_std", 0.02)?,
+        residual: if norm_before { Residual::Sequential } else { Residual::PostNorm },
         ..GPT_CHOICES
     })
 }
 
 /// True for shapes that these models' files can say and GPT-2's cannot, or that OPT has and GPT-2 has not.
 pub(super) fn is_opt(c: &ModelConfig) -> bool {
-    let blocks = c.residual == Residual::Sequential && !c.qk_norm && !c.post_norms;
-    let biases = c.biases == Biases::NONE || c.biases == Biases::ALL && c.activation == FfnActivation::Relu;
+    let own = c.biases == Biases::NONE || c.activation == FfnActivation::Relu || c.residual == Residual::PostNorm;
     c.norm == Norm::LayerNorm
         && c.norm_eps == NORM_EPS
         && c.positions == Positions::Learned
@@ -50,8 +50,11 @@ pub(super) fn is_opt(c: &ModelConfig) -> bool {
         && c.n_kv_heads == c.n_heads
         && c.heads_width() == c.d_model
         && c.embed_scale == EmbedScale::One
-        && blocks
-        && biases
+        && c.residual != Residual::Parallel
+        && !c.qk_norm
+        && !c.post_norms
+        && (c.biases == Biases::NONE || c.biases == Biases::ALL)
+        && own
 }
 
 pub(super) fn describe(c: &ModelConfig) -> Value {
@@ -66,7 +69,7 @@ pub(super) fn describe(c: &ModelConfig) -> Value {
         "num_hidden_layers": c.n_layers,
         "num_attention_heads": c.n_heads,
         "activation_function": activation(c),
-        "do_layer_norm_before": true,
+        "do_layer_norm_before": c.residual != Residual::PostNorm,
         "_remove_final_layer_norm": false,
         "layer_norm_elementwise_affine": true,
         "enable_bias": c.biases == Biases::ALL,
