@@ -49,6 +49,10 @@ pub(super) struct Args {
     pub(super) panel: *const u8,
     /// The same panel, for the kernels that read or write it.
     pub(super) wide: Wide,
+    /// Memory that is asked for while a wide panel is read, and bytes of it for each step: the next panel as it is. May be
+    /// any address.
+    pub(super) ahead: *const u8,
+    pub(super) ahead_bytes: usize,
     /// Steps along `k`.
     pub(super) steps: usize,
     /// Rows of blocks of activations, and words to the next row.
@@ -286,6 +290,8 @@ impl<V: Codes, F: Format> Source<V> for Packed<V, F> {
 /// A wide panel.
 struct Widened<F> {
     wide: Wide,
+    ahead: *const u8,
+    ahead_bytes: usize,
     step: usize,
     format: PhantomData<F>,
 }
@@ -313,6 +319,9 @@ impl<V: Codes, F: Format> Source<V> for Widened<F> {
     #[inline(always)]
     unsafe fn go_to(&mut self, step: usize) {
         self.step = step;
+        for at in (0..self.ahead_bytes).step_by(LINE_BYTES) {
+            prefetch(self.ahead.wrapping_add(step * self.ahead_bytes + at));
+        }
     }
 
     #[inline(always)]
@@ -456,7 +465,8 @@ macro_rules! kernels {
             /// As [`tile`].
             $(#[target_feature(enable = $features)])?
             unsafe fn wide<F: Format, const R: usize>(args: &Args) {
-                let source = Widened::<F> { wide: args.wide, step: 0, format: PhantomData };
+                let &Args { wide, ahead, ahead_bytes, .. } = args;
+                let source = Widened::<F> { wide, ahead, ahead_bytes, step: 0, format: PhantomData };
                 // SAFETY: the caller's promise.
                 unsafe { tile::<$vector, $dot, _, R>(args, source) }
             }

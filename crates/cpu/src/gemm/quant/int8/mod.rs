@@ -19,6 +19,7 @@ use super::panels::STEP;
 use super::{Panels, Quantised, panel_width};
 use crate::gemm::finish::{Finish, Sums};
 use crate::pool::{ChunksMut, Pool};
+use crate::simd::LINE_BYTES;
 use crate::{CpuBackend, CpuElem};
 
 /// Values of activations that are rounded in one task, about; fewer are rounded by the caller alone.
@@ -173,11 +174,17 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
             let (scales, offsets) = scales.split_at_mut(scales.len() / 2);
             let wide =
                 Wide { codes: codes.as_mut_ptr().cast(), scales: scales.as_mut_ptr(), offsets: offsets.as_mut_ptr() };
+            let steps = d_in / STEP;
+            // All tiles together ask for the next panel.
+            let ahead_bytes = panel_bytes.div_ceil((n_tiles * steps).max(1)).next_multiple_of(LINE_BYTES);
             for panel in panels {
-                let args = |rows: &Range<usize>, sums: &mut [f32]| Args {
-                    panel: part.bytes[panel * panel_bytes..].as_ptr(),
+                let bytes = part.bytes[panel * panel_bytes..].as_ptr();
+                let args = |tile: usize, rows: &Range<usize>, sums: &mut [f32]| Args {
+                    panel: bytes,
                     wide,
-                    steps: d_in / STEP,
+                    ahead: bytes.wrapping_add(panel_bytes + tile * steps * ahead_bytes),
+                    ahead_bytes: if tile * steps * ahead_bytes < panel_bytes { ahead_bytes } else { 0 },
+                    steps,
                     rows: blocks[rows.start * self.row_words..].as_ptr(),
                     row_words: self.row_words,
                     out: sums.as_mut_ptr(),
@@ -186,7 +193,7 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
                 if let Some(widen) = widen {
                     // SAFETY: the set belongs to this `Isa` and form, whose width is that of the instruction set; the panel
                     // is there by the checks above, and there is room for `wide_words`.
-                    unsafe { widen(&args(&rows, sums)) };
+                    unsafe { widen(&args(0, &rows, sums)) };
                 }
                 for tile in 0..n_tiles {
                     let first = rows.start + rows.len() * tile / n_tiles;
@@ -195,7 +202,7 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
                     let col = col + panel * nr;
                     self.finish.prefetch(rows.clone(), col..col + cols);
                     // SAFETY: as above; the rows are there by the checks above, and the sums have room for a tile.
-                    unsafe { kernels[rows.len() - 1](&args(&rows, sums)) };
+                    unsafe { kernels[rows.len() - 1](&args(tile, &rows, sums)) };
                     let sums = Sums { values: sums, pitch: nr, row: rows.start, rows: rows.len(), col, cols };
                     // SAFETY: no other task has this panel and these rows.
                     unsafe { self.finish.finish(isa, &sums) };
