@@ -4,7 +4,7 @@
 //! not always the shortest way. Brackets and quotes are closed where they may be, parts that are still required come from
 //! the hints, and where neither helps a few continuations are followed side by side. Everything is deterministic.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use llguidance::derivre::{Regex, StateID};
 use llguidance::toktrie::{TokEnv, TokTrie};
@@ -47,7 +47,7 @@ pub(crate) const MAX_ENDING: usize = 8192;
 /// Continuations that are followed side by side.
 const WIDTH: usize = 8;
 /// Most masks that one look-around computes.
-const MAX_MASKS: usize = 150;
+const MAX_MASKS: usize = 300;
 /// Most tokens that one look-around goes.
 const MAX_DEPTH: usize = 96;
 /// A mask of no more tokens than this is followed in full.
@@ -74,6 +74,8 @@ struct Branch {
     path: Vec<u32>,
     /// Length of the path in bytes.
     bytes: usize,
+    /// Closing brackets in the path.
+    closed: usize,
 }
 
 impl Branch {
@@ -82,6 +84,7 @@ impl Branch {
         for &id in ids {
             self.place = self.place.after(trie.token(id));
             self.bytes += trie.token(id).len();
+            self.closed += trie.token(id).iter().filter(|byte| b")]}".contains(byte)).count();
         }
         self.path.extend_from_slice(ids);
         Ok(())
@@ -124,7 +127,7 @@ impl Search<'_> {
         most: usize,
     ) -> Result<Option<Vec<u32>>> {
         let most = most.min(MAX_ENDING);
-        let mut branch = Branch { matcher: matcher.clone(), place, path: Vec::new(), bytes: 0 };
+        let mut branch = Branch { matcher: matcher.clone(), place, path: Vec::new(), bytes: 0, closed: 0 };
         if branch.ends()? {
             return Ok(Some(branch.path));
         }
@@ -250,16 +253,23 @@ impl Search<'_> {
     /// Looks at several continuations side by side, up to one that ends or closes something.
     fn around(&self, from: &Branch, most: usize) -> Result<Option<Vec<u32>>> {
         let json = matches!(self.hints, Hints::Json { .. });
-        let mut level = vec![Branch { path: Vec::new(), bytes: 0, ..from.clone() }];
+        let mut level = vec![Branch { path: Vec::new(), bytes: 0, closed: 0, ..from.clone() }];
         let mut masks = 0;
         for _ in 0..most.min(MAX_DEPTH) {
             let mut next: Vec<Branch> = Vec::new();
+            let mut seen = HashSet::new();
+            let mut followed = 0;
             for branch in &mut level {
                 masks += 1;
                 if masks > MAX_MASKS {
                     return Ok(None);
                 }
-                for ids in self.continuations(branch)? {
+                let Some(continuations) = self.continuations(branch, &mut seen)? else { continue };
+                followed += 1;
+                if followed > WIDTH {
+                    break;
+                }
+                for ids in continuations {
                     let mut there = branch.clone();
                     if there.take(&ids, self.env.tok_trie()).is_err() {
                         continue;
@@ -270,26 +280,30 @@ impl Search<'_> {
                     next.push(there);
                 }
             }
-            // Those that went far, and those that went least: the end may be either way.
-            next.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
-            if next.len() > WIDTH {
-                next.drain(WIDTH / 2..next.len() - WIDTH / 2);
+            // Those that closed most and went furthest, and some of those that went least: the end may be either way.
+            next.sort_by(|a, b| (b.closed, b.bytes, &a.path).cmp(&(a.closed, a.bytes, &b.path)));
+            if next.len() > 3 * WIDTH {
+                next.drain(2 * WIDTH..next.len() - WIDTH);
             }
             level = next;
         }
         Ok(None)
     }
 
-    /// Some of the tokens that may come next.
-    fn continuations(&self, branch: &mut Branch) -> Result<Vec<Vec<u32>>> {
+    /// Some of the tokens that may come next. None where a text with the same choice was `seen`: what follows is likely
+    /// the same.
+    fn continuations(&self, branch: &mut Branch, seen: &mut HashSet<Vec<u32>>) -> Result<Option<Vec<Vec<u32>>>> {
         if let Some(forced) = self.forced(branch)? {
-            return Ok(vec![forced]);
+            return Ok(Some(vec![forced]));
         }
-        let Ok(mask) = branch.matcher.compute_mask() else { return Ok(Vec::new()) };
+        let Ok(mask) = branch.matcher.compute_mask() else { return Ok(None) };
+        if !seen.insert(mask.as_slice().to_vec()) {
+            return Ok(None);
+        }
         let trie = self.env.tok_trie();
         let text = |id: u32| !trie.eos_tokens().contains(&id);
         if mask.num_set() <= FEW {
-            return Ok(mask.iter().filter(|&id| text(id)).map(|id| vec![id]).collect());
+            return Ok(Some(mask.iter().filter(|&id| text(id)).map(|id| vec![id]).collect()));
         }
         let samples = SAMPLES.iter().filter_map(|&byte| self.tokens.bytes[byte as usize]);
         let mut ids: Vec<u32> = samples.filter(|&id| mask.is_allowed(id)).collect();
@@ -297,7 +311,7 @@ impl Search<'_> {
         if ids.is_empty() {
             ids.extend(mask.iter().filter(|&id| text(id)).take(FEW));
         }
-        Ok(ids.into_iter().map(|id| vec![id]).collect())
+        Ok(Some(ids.into_iter().map(|id| vec![id]).collect()))
     }
 }
 

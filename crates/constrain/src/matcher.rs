@@ -262,6 +262,13 @@ impl Matcher {
                 return Ok(Some(rest));
             }
         }
+        // One more of what came last closes a bracket that has just been opened.
+        if let Some(&last) = known.ids().last() {
+            let with_end = [known.ids(), &[last, end]].concat();
+            if length < left && self.validate(&with_end)? == with_end.len() {
+                return Ok(Some(Ending::new(with_end[..=length].to_vec())));
+            }
+        }
         Ok(self.find(left).map(Ending::new))
     }
 

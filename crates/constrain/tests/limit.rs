@@ -117,3 +117,17 @@ fn rollback_under_a_limit_repeats_what_happened() {
     assert!(back_and_forth.may_end().unwrap());
     assert!(serde_json::from_slice::<serde_json::Value>(&whole).is_ok());
 }
+
+#[test]
+fn open_brackets_of_a_grammar_are_closed() {
+    let constraints = constraints();
+    let sums = "start: sum\nsum: term ((\"+\"|\"*\") term)*\nterm: /[0-9]+/ | \"(\" sum \")\"\n";
+    let mut matcher = constraints.start(&Constraint::Grammar(sums.to_owned())).unwrap();
+    matcher.set_limit(60).unwrap();
+    // Twenty brackets are open, and something must stand in them.
+    for &byte in b"1+(2*(((((((((((((((((((" {
+        assert_eq!(matcher.accept(u32::from(byte)), Ok(Accepted::Taken), "{:?}", matcher.left());
+    }
+    let text = generate(&constraints, &mut matcher, &mut Random(5));
+    assert!(text.ends_with(b"))"));
+}

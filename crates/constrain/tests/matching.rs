@@ -245,3 +245,18 @@ fn a_vocabulary_needs_an_end() {
     assert!(matches!(Constraints::from_bytes([b"a"], &[]), Err(ConstrainError::Vocabulary { .. })));
     assert!(matches!(Constraints::from_bytes([b"a"], &[1]), Err(ConstrainError::Vocabulary { .. })));
 }
+
+#[test]
+fn constraints_are_shared_and_matchers_sent_between_threads() {
+    fn shared<T: Send + Sync + Clone>() {}
+    fn sent<T: Send + Clone>() {}
+    shared::<Constraints>();
+    sent::<verve_constrain::Matcher>();
+    let constraints = constraints();
+    let tables: Vec<Vec<u32>> = std::thread::scope(|scope| {
+        let work = || mask(&mut constraints.start(&Constraint::JsonObject).unwrap(), &constraints);
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(tables.iter().all(|table| !table.is_empty() && *table == tables[0]));
+}
