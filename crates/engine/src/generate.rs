@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::core::{Core, CoreOptions, Totals};
 use crate::error::EngineError;
 use crate::model::StepModel;
-use crate::request::{AnswerToken, Event, Finish, OnEvent, Request};
+use crate::request::{AnswerToken, Event, Finish, FinishReason, OnEvent, Request};
 use crate::vocabulary::Vocabulary;
 
 /// What [`generate`] works on.
@@ -148,6 +148,17 @@ impl Collected {
             Event::Finished { finish, .. } => self.open[choice].2 = Some(finish),
             Event::Failed { error, .. } => self.error = Some(error),
         }
+    }
+
+    /// Whether the request has failed or all of its `n` answers have ended.
+    pub fn is_over(&self, n: usize) -> bool {
+        self.error.is_some() || self.open.iter().filter(|(.., finish)| finish.is_some()).count() >= n
+    }
+
+    /// Whether an answer was ended before its time.
+    pub fn is_cancelled(&self) -> bool {
+        let reasons = self.open.iter().filter_map(|(.., finish)| finish.map(|finish| finish.reason));
+        reasons.into_iter().any(|reason| reason == FinishReason::Cancelled)
     }
 
     /// What the request got, after its last event.

@@ -37,6 +37,13 @@ pub struct Request {
     pub client: u64,
 }
 
+impl Request {
+    /// How many times [`Event::Finished`] comes, unless the request fails.
+    pub fn n_ends(&self) -> usize {
+        if self.embed.is_some() || self.params.max_tokens == 0 { 1 } else { self.n }
+    }
+}
+
 impl Default for Request {
     /// One answer to an empty prompt.
     fn default() -> Self {

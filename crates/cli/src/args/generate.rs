@@ -16,10 +16,13 @@ pub struct GenerateArgs {
     /// Text to go on from
     #[arg(required_unless_present = "prompts", conflicts_with = "prompts")]
     pub prompt: Option<String>,
-    /// JSON lines to answer as one batch: {"prompt": "...", "max_tokens": 100, "temperature": 0.8, "seed": 1, ...}
+    /// JSON lines to answer as one batch: {"prompt": "...", "max_tokens": 100, "temperature": 0.8, "seed": 1, ...}. What a
+    /// line leaves out is as the flags say. Only in lines: "n" and "best_of" (several answers), "prompt_logprobs",
+    /// "embed": "mean" or "last" (a vector instead of an answer), "json_schema": {...} or true, "regex", "priority"
     #[arg(long, value_name = "FILE", requires = "out")]
     pub prompts: Option<PathBuf>,
-    /// Where the answers to --prompts go, one JSON line each, in order
+    /// Where the answers to --prompts go, one JSON line each, in order. After an interrupt the same command goes on with
+    /// those that are missing
     #[arg(long, value_name = "FILE", requires = "prompts")]
     pub out: Option<PathBuf>,
     #[command(flatten)]
@@ -27,6 +30,10 @@ pub struct GenerateArgs {
     /// Show each token's log-probability and the N likeliest alternatives instead of streaming text
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0")]
     pub logprobs: Option<usize>,
+    #[command(flatten)]
+    pub rule: RuleArgs,
+    #[command(flatten)]
+    pub guess: GuessArgs,
     /// Sequences decoded together with --prompts
     #[arg(long, value_name = "N", default_value = "16", value_parser = units::small_count)]
     pub batch: usize,
@@ -35,6 +42,37 @@ pub struct GenerateArgs {
     pub dtype: Option<Dtype>,
     #[command(flatten)]
     pub precision: PrecisionArgs,
+}
+
+/// What answers must look like. They are complete before --max-tokens are reached.
+#[derive(Debug, Clone, Args)]
+pub struct RuleArgs {
+    /// Answer with a JSON object
+    #[arg(long, group = "rule")]
+    pub json: bool,
+    /// Answer with JSON that this schema accepts
+    #[arg(long, value_name = "FILE", group = "rule")]
+    pub json_schema: Option<PathBuf>,
+    /// Answer with text that this regular expression matches as a whole
+    #[arg(long, value_name = "REGEX", group = "rule")]
+    pub regex: Option<String>,
+    /// Answer with text of this grammar (Lark's syntax)
+    #[arg(long, value_name = "FILE", group = "rule")]
+    pub grammar: Option<PathBuf>,
+}
+
+/// Guessing tokens ahead, to check several in one step. It changes no answer, only when it comes.
+#[derive(Debug, Clone, Args)]
+pub struct GuessArgs {
+    /// Guess what followed the last words before: faster where answers quote their prompt or repeat themselves
+    #[arg(long, conflicts_with = "draft_model")]
+    pub prompt_lookup: bool,
+    /// Guess with a smaller model that has the same tokenizer
+    #[arg(long, value_name = "MODEL")]
+    pub draft_model: Option<PathBuf>,
+    /// Most tokens guessed at a time
+    #[arg(long, value_name = "N", default_value = "7", value_parser = units::small_count)]
+    pub guesses: usize,
 }
 
 /// How products with quantised weights are computed.

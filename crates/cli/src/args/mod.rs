@@ -9,7 +9,7 @@ mod models;
 mod text;
 mod train;
 
-pub use generate::{ChatArgs, GenerateArgs, PullArgs, SamplingArgs};
+pub use generate::{ChatArgs, GenerateArgs, GuessArgs, PullArgs, RuleArgs, SamplingArgs};
 pub use models::{Format, InspectArgs, QuantizeArgs, WeightType};
 pub use text::{Documents, InvalidText, TextArgs};
 pub use train::{Dtype, QuickstartArgs, TrainArgs};

@@ -1,6 +1,7 @@
 //! Finding and opening a model: a run folder, one of its checkpoints, any folder in the Hugging Face layout, or a GGUF file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use verve_engine::{EngineOptions, Vocabulary, memory_plan};
@@ -21,7 +22,7 @@ pub struct Model {
     /// Configuration and weights.
     pub checkpoint: ModelFile,
     /// What its ids mean.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
 }
 
 impl Model {
@@ -45,7 +46,7 @@ impl Model {
                 folder.display()
             );
         }
-        Ok(Self { path: folder, checkpoint, tokenizer })
+        Ok(Self { path: folder, checkpoint, tokenizer: Arc::new(tokenizer) })
     }
 
     /// What the engine needs to know of the tokenizer, with the end-of-text ids that the model's own files name.

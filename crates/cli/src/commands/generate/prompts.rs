@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use verve_engine::{Finish, FinishReason, SamplingParams};
+use serde_json::Value;
+use verve_engine::{
+    AnswerToken, Answers, EngineError, FinishReason, Pooling, Request, SamplingParams, TokenLogprob, Vocabulary,
+};
 
 /// Longest prompts file that is read.
 const MAX_BYTES: u64 = 1 << 30;
@@ -37,6 +40,21 @@ pub struct PromptLine {
     seed: Option<u64>,
     logprobs: Option<usize>,
     ignore_eos: Option<bool>,
+    n: Option<usize>,
+    best_of: Option<usize>,
+    prompt_logprobs: Option<usize>,
+    embed: Option<Embed>,
+    pub json_schema: Option<Value>,
+    pub regex: Option<String>,
+    priority: Option<i32>,
+}
+
+/// How hidden states become one vector.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Embed {
+    Mean,
+    Last,
 }
 
 /// One stop string or several.
@@ -48,6 +66,23 @@ enum Stop {
 }
 
 impl PromptLine {
+    /// What the line asks of the engine, but for its rule.
+    pub fn request(&self, prompt: Vec<u32>, defaults: &SamplingParams) -> Request {
+        Request {
+            prompt,
+            params: self.params(defaults),
+            n: self.n.unwrap_or(1),
+            best_of: self.best_of.unwrap_or(0),
+            prompt_logprobs: self.prompt_logprobs,
+            embed: self.embed.map(|embed| match embed {
+                Embed::Mean => Pooling::Mean,
+                Embed::Last => Pooling::Last,
+            }),
+            priority: self.priority.unwrap_or(0),
+            ..Request::default()
+        }
+    }
+
     /// The line's settings over those of the command line.
     pub fn params(&self, defaults: &SamplingParams) -> SamplingParams {
         let d = defaults.clone();
@@ -86,7 +121,7 @@ impl PromptLine {
 }
 
 /// Reads all lines; empty ones are passed over.
-pub fn read(path: &Path) -> Result<Vec<PromptLine>> {
+pub fn read(path: &Path) -> anyhow::Result<Vec<PromptLine>> {
     let about = || format!("cannot read {}", path.display());
     let bytes = std::fs::metadata(path).with_context(about)?.len();
     if bytes > MAX_BYTES {
@@ -107,19 +142,33 @@ pub fn read(path: &Path) -> Result<Vec<PromptLine>> {
     Ok(lines)
 }
 
-/// One line of the answers file.
+/// One line of the answers file: an answer, or several, and what was asked about the prompt.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct AnswerLine {
+    #[serde(flatten)]
+    pub answer: ChoiceLine,
+    pub prompt_tokens: usize,
+    pub seed: u64,
+    /// Further answers, where more than one was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<ChoiceLine>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prompt_logprobs: Vec<TokenLine>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub embedding: Vec<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ChoiceLine {
     pub text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<&'static str>,
-    pub prompt_tokens: usize,
     pub completion_tokens: usize,
-    pub seed: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenLine>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
 }
 
 /// A token with its log-probability.
@@ -127,7 +176,8 @@ pub struct AnswerLine {
 pub struct TokenLine {
     pub id: u32,
     pub token: String,
-    pub logprob: f32,
+    /// None for the first token of a prompt.
+    pub logprob: Option<f32>,
     pub top: Vec<Alternative>,
 }
 
@@ -140,12 +190,39 @@ pub struct Alternative {
 }
 
 impl AnswerLine {
-    /// Takes over how the answer ended.
-    pub fn finish(&mut self, finish: Finish) {
-        self.finish_reason = Some(reason(finish.reason));
-        self.prompt_tokens = finish.n_prompt;
-        self.completion_tokens = finish.n_generated;
+    /// What a request got.
+    pub fn new(vocabulary: &Vocabulary, request: &Request, got: Result<Answers, EngineError>) -> Self {
+        let line = Self { seed: request.params.seed, prompt_tokens: request.prompt.len(), ..Self::default() };
+        let Answers { prompt, embedding, choices } = match got {
+            Ok(answers) => answers,
+            Err(error) => return Self { error: Some(error.to_string()), ..line },
+        };
+        let prompt_tokens = choices.first().map_or(line.prompt_tokens, |answer| answer.finish.n_prompt);
+        let mut choices = choices.into_iter().map(|answer| ChoiceLine {
+            text: answer.text,
+            finish_reason: Some(reason(answer.finish.reason)),
+            completion_tokens: answer.finish.n_generated,
+            logprobs: match request.params.n_logprobs {
+                Some(_) => answer.tokens.iter().map(|token| token_line(vocabulary, token)).collect(),
+                None => Vec::new(),
+            },
+        });
+        Self {
+            answer: choices.next().unwrap_or_default(),
+            more: choices.collect(),
+            prompt_logprobs: prompt.iter().map(|token| token_line(vocabulary, token)).collect(),
+            embedding,
+            prompt_tokens,
+            ..line
+        }
     }
+}
+
+fn token_line(vocabulary: &Vocabulary, token: &AnswerToken) -> TokenLine {
+    let text = |id: u32| String::from_utf8_lossy(vocabulary.bytes(id)).into_owned();
+    let other = |a: &TokenLogprob| Alternative { id: a.id, token: text(a.id), logprob: a.logprob };
+    let top = token.alternatives.iter().map(other).collect();
+    TokenLine { id: token.id, token: text(token.id), logprob: token.logprob, top }
 }
 
 /// Why an answer ended, in the words of the public API ("stop", "length"), and "cancelled".
