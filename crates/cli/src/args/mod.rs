@@ -9,7 +9,7 @@ mod models;
 mod text;
 mod train;
 
-pub use generate::{ChatArgs, GenerateArgs, GuessArgs, PullArgs, RuleArgs, SamplingArgs};
+pub use generate::{ChatArgs, GenerateArgs, GuessArgs, PrecisionArgs, PullArgs, RuleArgs, SamplingArgs};
 pub use models::{Format, InspectArgs, QuantizeArgs, WeightType};
 pub use text::{Documents, InvalidText, TextArgs};
 pub use train::{Dtype, QuickstartArgs, TrainArgs};
@@ -200,6 +200,11 @@ pub struct BenchArgs {
     /// Run only this job; may be given several times [default: all]
     #[arg(long, value_name = "NAME")]
     pub job: Vec<BenchJob>,
+    /// Measure this model instead: load to first token, prefill, decoding one and 16 sequences, what cached prompts save
+    #[arg(long, value_name = "MODEL", conflicts_with = "job")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
     /// Print one line of JSON a job
     #[arg(long)]
     pub json: bool,

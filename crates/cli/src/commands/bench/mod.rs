@@ -10,10 +10,15 @@ use crate::machine::Machine;
 use crate::{device, output};
 
 mod decode;
+mod model;
 mod text;
 mod train;
 
 pub fn run(machine: &MachineArgs, args: BenchArgs) -> Result<()> {
+    if let Some(path) = args.model.clone() {
+        let bench = Bench { machine: machine.clone(), facts: Machine::detect(), json: args.json };
+        return model::run(&bench, &args, path);
+    }
     let jobs = if args.job.is_empty() {
         use BenchJob::*;
         vec![Ceilings, Train10m, Train30m, Train124m, Decode124m, EncodeGpt2, BpeTrain]
