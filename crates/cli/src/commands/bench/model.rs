@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 use verve_engine::{Engine, EngineOptions, Event, Request, SamplingParams};
 use verve_model::InferWeights;
 use verve_ops::quant::ActivationPrecision;
