@@ -20,6 +20,7 @@ pub fn message(error: &anyhow::Error) -> String {
             || cause.is::<verve_shard::Error>()
             || cause.is::<verve_tokenizer::Error>()
             || cause.is::<verve_model::ModelError>()
+            || cause.is::<verve_gguf::GgufError>()
             || cause.is::<verve_engine::EngineError>()
             || cause.is::<verve_train::TrainError>()
             || cause.is::<verve_chat::ChatError>()

@@ -251,6 +251,48 @@ fn llama3_scaling_has_the_angles_of_the_configuration() {
     assert!(GgufModel::open(&other).unwrap_err().to_string().contains("are not those of Llama 3's scaling"));
 }
 
+#[test]
+fn our_own_key_counts_only_where_it_says_what_the_others_say() {
+    let root = tempfile::tempdir().unwrap();
+    let rewrite = |model: &ModelFile, change: &dyn Fn(&str, &Value) -> Value| {
+        let (path, _) = export(root.path(), model, TensorType::F32);
+        let file = GgufFile::open(&path).unwrap();
+        let metadata: Vec<(String, Value)> =
+            file.metadata().iter().map(|(key, value)| (key.clone(), change(key, value))).collect();
+        let (specs, other) = (specs_of(&file), root.path().join("other.gguf"));
+        verve_gguf::write::<ModelError>(&other, &metadata, &specs, |index, out| {
+            out.extend_from_slice(file.bytes(&specs[index].name)?);
+            Ok(())
+        })
+        .unwrap();
+        GgufModel::open(&other)
+    };
+    let (_, llama, _) = known_configs().swap_remove(3);
+    let llama = ModelConfig { init_std: 0.125, ..llama };
+    let model = folder(root.path(), &llama, FileType::F32);
+    let found = rewrite(&model, &|_, value| value.clone()).unwrap();
+    assert_eq!(found.config(), &llama);
+    let found = rewrite(&model, &|key, value| match key {
+        "llama.rope.freq_base" => Value::F32(200.0),
+        _ => value.clone(),
+    });
+    let expected = ModelConfig { positions: Positions::Rotary { theta: 200.0 }, init_std: 0.02, ..llama };
+    assert_eq!(found.unwrap().config(), &expected);
+    // Where there is nothing else it has to be sound.
+    let (_, gpt3) = small_configs().swap_remove(1);
+    let model = folder(root.path(), &gpt3, FileType::F32);
+    for (own, words) in [
+        ("{", "`verve.config`"),
+        ("{}", "`verve.config`"),
+        ("{\"n_layers\": 0, \"d_model\": 1, \"n_heads\": 1, \"n_ctx\": 1, \"n_vocab\": 1}", "n_layers"),
+        (&" ".repeat(1 << 17), "longer than"),
+    ] {
+        let found = rewrite(&model, &|key, value| if key == "verve.config" { own.into() } else { value.clone() });
+        let error = found.unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("other.gguf"), "{error}");
+    }
+}
+
 fn specs_of(file: &GgufFile) -> Vec<verve_gguf::TensorSpec> {
     let spec = |tensor: &verve_gguf::Tensor| verve_gguf::TensorSpec {
         name: tensor.name.clone(),

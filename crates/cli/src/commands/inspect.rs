@@ -130,13 +130,16 @@ fn tokenizer(tokenizer: &Tokenizer) -> Result<()> {
             &tokenizer.hash()[..12]
         ),
     )?;
-    let role = |name: &str, id: Option<u32>, added: bool| {
-        let added = if added { ", put in front or behind" } else { "" };
-        id.map(|id| format!("{name} {}{added}", token(tokenizer, id)))
-    };
+    let role =
+        |name: &str, id: Option<u32>, added: &str| id.map(|id| format!("{name} {}{added}", token(tokenizer, id)));
+    let where_added = |added: bool, place: &'static str| if added { place } else { "" };
     let roles: Vec<String> = [
-        role("begin", tokenizer.bos(), tokenizer.adds_bos()),
-        role("end", tokenizer.eos().or(tokenizer.end_of_text()), tokenizer.adds_eos()),
+        role("begin", tokenizer.bos(), where_added(tokenizer.adds_bos(), ", put in front of texts")),
+        role(
+            "end",
+            tokenizer.eos().or(tokenizer.end_of_text()),
+            where_added(tokenizer.adds_eos(), ", put behind texts"),
+        ),
     ]
     .into_iter()
     .flatten()
@@ -159,10 +162,11 @@ fn chat_templates(templates: &ModelTemplates) -> Result<()> {
 }
 
 fn shortened(text: &str) -> String {
-    match text.char_indices().nth(MAX_VALUE) {
-        Some((end, _)) => format!("{}...", text[..end].escape_debug()),
-        None => text.escape_debug().to_string(),
+    let mut out: String = text.chars().take(MAX_VALUE).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(MAX_VALUE).is_some() {
+        out.push_str("...");
     }
+    out
 }
 
 /// Number, values and bytes of the tensors of each type.
