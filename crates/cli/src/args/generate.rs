@@ -78,8 +78,8 @@ pub struct GuessArgs {
 /// How products with quantised weights are computed.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct PrecisionArgs {
-    /// What activations are in products with quantised weights. Either way the answers are the same bytes on every CPU and
-    /// in every batch
+    /// What activations are in products with quantised weights. Either way an answer is the same bytes in every batch and
+    /// with any number of threads
     #[arg(long, value_enum, default_value = "int8")]
     activations: Activations,
 }
