@@ -62,7 +62,7 @@ impl Sampler {
         if n < self.logits.len() / BLOCK / 2 {
             self.ranks.extend((0..).zip(blocks()).map(|(block, greatest)| rank(greatest, block)));
             let (_, &mut nth, _) = self.ranks.select_nth_unstable_by(n - 1, |a, b| b.cmp(a));
-            least = greatest(&self.logits[ranked_id(nth) as usize * BLOCK..][..BLOCK]);
+            least = self.logits.chunks(BLOCK).nth(ranked_id(nth) as usize).map_or(least, greatest);
             self.ranks.clear();
         }
         for (first, block) in (0..).step_by(BLOCK).zip(self.logits.chunks(BLOCK)) {

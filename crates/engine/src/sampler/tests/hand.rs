@@ -48,6 +48,25 @@ fn of_many_equal_logits_the_lower_ids_stay() {
 }
 
 #[test]
+fn the_best_may_be_anywhere_in_a_vocabulary_of_any_size() {
+    for n_vocab in [1usize, 127, 128, 255, 256, 304, 500, 640, 1153] {
+        let vocabulary = vocabulary(n_vocab, &[]);
+        let mut sampler = Sampler::new(&vocabulary);
+        for place in 0..n_vocab {
+            let mut logits: Vec<f32> = (0..n_vocab).map(|id| -(id as f32)).collect();
+            logits[place] = 1.0;
+            for n in [1, 2, 3] {
+                let mut expected: Vec<u32> = (0..n_vocab as u32).filter(|&id| id != place as u32).collect();
+                expected.insert(0, place as u32);
+                expected.truncate(n);
+                let (_, best) = sampler.logprobs_of(&logits, 0, n).unwrap();
+                assert_eq!(best.iter().map(|t| t.id).collect::<Vec<_>>(), expected, "{place} of {n_vocab}");
+            }
+        }
+    }
+}
+
+#[test]
 fn sigmas_are_those_of_the_models_logits() {
     // Mean 1, deviation the square root of 3.
     let logits = [0.0f32, 0.0, 0.0, 4.0];
