@@ -14,11 +14,12 @@ pub trait Constraint: Send {
     /// Why the answer cannot go on. It ends the request and nothing else.
     fn allow(&mut self, n_left: usize, allowed: &mut [u32]) -> Result<(), String>;
 
-    /// Takes note of the next token, one of those allowed.
+    /// Takes note of the next token, one of those allowed. False if it cannot come after all, which takes looking closer:
+    /// then nothing has changed but that [`Self::allow`] does not allow it any more, and another is chosen.
     ///
     /// # Errors
     /// As [`Self::allow`].
-    fn accept(&mut self, id: u32) -> Result<(), String>;
+    fn accept(&mut self, id: u32) -> Result<bool, String>;
 
     /// Whether it is fulfilled and nothing can follow.
     fn is_complete(&self) -> bool;

@@ -152,27 +152,34 @@ impl Group {
     ) -> Result<Chosen<'a>, EngineError> {
         let Self { request, choices, max_new, .. } = self;
         let (params, choice) = (&request.params, &mut choices[choice]);
-        let allowed = match &mut choice.constraint {
-            None => None,
-            Some(constraint) => {
+        let ends_text = |id| tools.vocabulary.ends_text(id) && !params.ignore_eos;
+        // Each time round, the constraint allows one token less.
+        let (id, logprob, surprise) = loop {
+            let mut allowed = None;
+            if let Some(constraint) = &mut choice.constraint {
                 let n_left = *max_new - choice.n_generated;
                 tools.allowed.clear();
                 tools.allowed.resize(tools.vocabulary.n_vocab().div_ceil(32), 0);
                 guarded(|| constraint.allow(n_left, tools.allowed))?;
-                Some(&**tools.allowed)
+                allowed = Some(&**tools.allowed);
+            }
+            let index = choice.n_generated;
+            let sampled = tools.sampler.sample(logits, params, &choice.history, &choice.draws, index, allowed)?;
+            let (id, logprob, surprise) = (sampled.id, sampled.logprob, sampled.surprise);
+            let is_taken = match &mut choice.constraint {
+                Some(constraint) if !ends_text(id) => guarded(|| constraint.accept(id))?,
+                _ => true,
+            };
+            if is_taken {
+                break (id, logprob, surprise);
             }
         };
-        let sampled =
-            tools.sampler.sample(logits, params, &choice.history, &choice.draws, choice.n_generated, allowed)?;
-        let id = sampled.id;
+        let alternatives = tools.sampler.alternatives();
         choice.n_generated += 1;
-        choice.history.push(id, sampled.surprise);
-        let ends_text = tools.vocabulary.ends_text(id) && !params.ignore_eos;
+        choice.history.push(id, surprise);
+        let ends_text = ends_text(id);
         let mut is_fulfilled = false;
-        if let Some(constraint) = &mut choice.constraint
-            && !ends_text
-        {
-            guarded(|| constraint.accept(id))?;
+        if let Some(constraint) = &choice.constraint {
             is_fulfilled = guarded(|| Ok(constraint.is_complete()))?;
         }
         // A token that ends the text is not part of it.
@@ -187,10 +194,10 @@ impl Group {
         } else {
             None
         };
-        let token = AnswerTokenRef { id, logprob: sampled.logprob, alternatives: sampled.alternatives };
+        let token = AnswerTokenRef { id, logprob, alternatives };
         if let Some(record) = &mut choice.record {
-            record.sum_logprob += f64::from(sampled.logprob.unwrap_or_default());
-            let kept = AnswerToken { id, logprob: token.logprob, alternatives: token.alternatives.to_vec() };
+            record.sum_logprob += f64::from(logprob.unwrap_or_default());
+            let kept = AnswerToken { id, logprob, alternatives: alternatives.to_vec() };
             record.tokens.push((kept, piece.text.to_owned()));
         }
         Ok(Chosen { token, text: piece.text, reason })

@@ -24,6 +24,8 @@ struct EveryThird {
     n_accepted: usize,
     length: usize,
     end: Ending,
+    /// Turned down in this place, after having been allowed.
+    not_after_all: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,15 +43,23 @@ impl Constraint for EveryThird {
             _ => {}
         }
         for id in (self.n_accepted % 3..N_VOCAB - 2).step_by(3) {
-            allowed[id / 32] |= 1 << (id % 32);
+            if !self.not_after_all.contains(&(id as u32)) {
+                allowed[id / 32] |= 1 << (id % 32);
+            }
         }
         Ok(())
     }
 
-    fn accept(&mut self, id: u32) -> Result<(), String> {
+    fn accept(&mut self, id: u32) -> Result<bool, String> {
         assert_eq!(id as usize % 3, self.n_accepted % 3);
+        assert!(!self.not_after_all.contains(&id));
+        if (self.n_accepted + id as usize) % 4 == 1 && self.not_after_all.len() < 2 {
+            self.not_after_all.push(id);
+            return Ok(false);
+        }
+        self.not_after_all.clear();
         self.n_accepted += 1;
-        Ok(())
+        Ok(true)
     }
 
     fn is_complete(&self) -> bool {
@@ -101,7 +111,12 @@ fn any_prompt() -> impl Strategy<Value = Vec<u32>> {
 /// Texts that repeat themselves are worth guessing.
 fn any_request(constraints: bool) -> impl Strategy<Value = Request> {
     let end = prop::sample::select(vec![Ending::Complete, Ending::Complete, Ending::Complete, Ending::Error]);
-    let constraint = (1usize..20, end).prop_map(|(length, end)| EveryThird { n_accepted: 0, length, end });
+    let constraint = (1usize..20, end).prop_map(|(length, end)| EveryThird {
+        n_accepted: 0,
+        length,
+        end,
+        not_after_all: Vec::new(),
+    });
     (
         any_prompt(),
         any_params(),
@@ -320,7 +335,7 @@ fn a_panic_in_a_grammar_ends_its_request_and_nothing_else() {
     let mut core = Core::new(&mut mock, &vocabulary, options).unwrap();
     let params = SamplingParams { max_tokens: 20, ignore_eos: true, ..SamplingParams::default() };
     let good = Request { prompt: vec![1, 2], params, ..Request::default() };
-    let panics = EveryThird { n_accepted: 0, length: 5, end: Ending::Panic };
+    let panics = EveryThird { n_accepted: 0, length: 5, end: Ending::Panic, not_after_all: Vec::new() };
     let bad = Request { constraint: Some(Arc::new(panics)), ..good.clone() };
     let visit = |request: &Request| Visit { request: request.clone(), arrives: 0, cancelled_after: None };
     let (found, _) = serve_visits(&mut core, &[visit(&good), visit(&bad), visit(&good)]);
@@ -480,7 +495,7 @@ fn real_visits(seed: u64) -> Vec<Visit> {
             n_logprobs: Some(2),
             ..SamplingParams::default()
         };
-        let third = EveryThird { n_accepted: 0, length: 6, end: Ending::Complete };
+        let third = EveryThird { n_accepted: 0, length: 6, end: Ending::Complete, not_after_all: Vec::new() };
         let request = Request {
             prompt,
             params,

@@ -205,6 +205,11 @@ impl Sampler {
         Ok((logprob, &self.alternatives))
     }
 
+    /// The likeliest tokens in place of the last one sampled, if they were asked for.
+    pub(crate) fn alternatives(&self) -> &[TokenLogprob] {
+        &self.alternatives
+    }
+
     /// Takes over all rows' logits and returns the greatest.
     fn read<R: Real>(&mut self, logits: &[R], n_generated: usize) -> Result<f32, EngineError> {
         let n_valid = self.vocabulary.n_vocab();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use verve_constrain::{ConstrainError, Constraint as Rule, Constraints, Matcher};
+use verve_constrain::{Accepted, ConstrainError, Constraint as Rule, Constraints, Matcher};
 use verve_engine::{Constraint, ConstraintSource};
 
 use crate::args::RuleArgs;
@@ -25,12 +25,12 @@ impl Constraint for Following {
         self.0.mask(allowed).map_err(text)
     }
 
-    fn accept(&mut self, id: u32) -> std::result::Result<(), String> {
-        self.0.accept(id).map(|_| ()).map_err(text)
+    fn accept(&mut self, id: u32) -> std::result::Result<bool, String> {
+        self.0.accept(id).map(|accepted| accepted == Accepted::Taken).map_err(text)
     }
 
     fn is_complete(&self) -> bool {
-        self.0.is_finished()
+        self.0.is_finished() || self.0.left() == Some(0)
     }
 }
 
