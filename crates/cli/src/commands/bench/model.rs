@@ -72,7 +72,7 @@ impl OnBackend for Job<'_> {
         let vocabulary = model.vocabulary();
         let mut engine = Engine::new(&backend, config, weights, &vocabulary, &options)?;
         let mut prompts = Prompts { n_vocab: vocabulary.n_vocab() as u64, n: 0 };
-        let loaded = times(&mut engine, &[prompts.request(SHORT, 1)])?;
+        times(&mut engine, &[prompts.request(SHORT, 1)])?;
         let load = begun.elapsed().as_secs_f64();
         let facts = json!({
             "model": self.path.file_name().map(|name| name.to_string_lossy().into_owned()),
@@ -85,7 +85,6 @@ impl OnBackend for Job<'_> {
             self.bench.print(Figure { job, value, unit, share, more: facts.clone() })
         };
         report("load-to-first", 1e3 * load, "ms", None)?;
-        drop(loaded);
 
         let read = backend.ceilings()?.read_gb_s;
         let rounds = |engine: &mut Engine<'_, B>, work: &mut dyn FnMut(&mut Engine<'_, B>) -> Result<f64>| {
