@@ -51,7 +51,12 @@ fn published_vocabularies_give_the_ids_of_their_makers_code() {
     for (name, specials) in
         [("SmolLM2-135M-Instruct.Q4_1", SpecialTokens::Parse), ("gemma-3-270m-q4_k_m", SpecialTokens::Ordinary)]
     {
-        let tokenizer = tokenizer(&models.join(format!("{name}.gguf")));
+        let path = models.join(format!("{name}.gguf"));
+        if !path.is_file() {
+            println!("skipped: VERVE_TEST_MODELS names no folder with {name}.gguf");
+            continue;
+        }
+        let tokenizer = tokenizer(&path);
         for folder in [&golden].into_iter().chain(&more) {
             let texts: Vec<String> = serde_json::from_value(json(&folder.join("texts.json"))).unwrap();
             let report = json(&folder.join(format!("{name}.json")));

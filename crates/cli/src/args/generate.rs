@@ -80,7 +80,7 @@ pub struct GuessArgs {
 pub struct PrecisionArgs {
     /// What activations are in products with quantised weights. Either way an answer is the same bytes in every batch and
     /// with any number of threads
-    #[arg(long, value_enum, default_value = "int8")]
+    #[arg(long, value_enum, default_value = "f32")]
     activations: Activations,
 }
 
@@ -98,7 +98,7 @@ impl PrecisionArgs {
 enum Activations {
     /// Rounded to 8 bits: several times faster, with an error like that of q8_0 weights
     Int8,
-    /// Not rounded: slower, the exact products of the weights in the file
+    /// Not rounded: the exact products of the weights in the file, slower
     F32,
 }
 

@@ -19,7 +19,7 @@ use crate::device::{Device, OnBackend, on_backend};
 
 /// Tokens of the prefill job's prompt, and of the prompts of the decoding jobs.
 const PREFILL: usize = 512;
-const SHORT: usize = 16;
+const SHORT: usize = 64;
 /// Tokens of each decoded answer.
 const ANSWER: usize = 64;
 /// Sequences decoded together.
