@@ -1,12 +1,14 @@
-//! Generation: KV blocks, scheduler, sampler, stop strings and text streams, batched decoding.
+//! Generation: many requests at once, each with the bytes that it would get alone.
 //!
-//! A [`Request`] is token ids and [`SamplingParams`]; an [`Engine`] runs any number of them, [`EngineOptions::max_sequences`]
-//! at a time, and reports [`Event`]s. What a request gives depends on the model, its prompt, its parameters and its seed,
-//! and on nothing else: not on the other requests, the size of the steps or the number of threads.
+//! A [`Request`] is token ids, [`SamplingParams`] and what else is wanted: several answers, log-probabilities of the prompt, a
+//! vector, a form that answers must have ([`Constraint`]). An [`Engine`] runs any number of them,
+//! [`EngineOptions::max_sequences`] at a time, and reports [`Event`]s. What a request gives depends on the model, its prompt, its
+//! parameters and its seed, and on nothing else: not on the other requests, what is found in the cache, guesses, the size of the
+//! steps or the number of threads.
 //!
-//! Parts, each usable and tested alone: [`Scheduler`] (pure: lengths in, plan out) with [`BlockAllocator`]; [`Sampler`]
-//! (pure: logits in, token out); [`StopSet`] and [`TextStream`] (bytes in, text out); [`generate`] puts them together on
-//! any [`StepModel`].
+//! Parts, each usable and tested alone: [`Scheduler`] (pure: tokens in, plan out) with [`BlockCache`]; [`Sampler`]
+//! (pure: logits in, token out); [`StopSet`] and [`TextStream`] (bytes in, text out); [`Drafter`]s; [`Core`] puts them together on
+//! any [`StepModel`]. [`serve`] runs a core on a thread of its own, [`EngineHandle`] is the way to it.
 //!
 //! ```
 //! # use std::{ops::ControlFlow, sync::atomic::AtomicBool};
@@ -17,7 +19,7 @@
 //! # let network = verve_model::Network { backend: &backend, config: &config, weights: &weights };
 //! # let vocabulary = Vocabulary::from_bytes((0..=255u8).map(|byte| [byte]));
 //! let params = SamplingParams { temperature: 0.8, top_p: 0.95, seed: 7, max_tokens: 20, ..SamplingParams::default() };
-//! let requests = [Request { prompt: vec![b'a'.into(), b'b'.into()], params }];
+//! let requests = [Request { prompt: vec![b'a'.into(), b'b'.into()], params, ..Request::default() }];
 //! let options = EngineOptions::default().for_requests(&requests, &config);
 //! println!("{} bytes", memory_plan(&backend, &config, None, &options)?.total());
 //! let mut engine = Engine::from_network(network, &vocabulary, &options)?;
@@ -28,11 +30,12 @@
 //!         Event::Token { .. } => {}
 //!         Event::Finished { finish, .. } => println!("\n{}: {} tokens", finish.reason, finish.n_generated),
 //!         Event::Failed { error, .. } => println!("{error}"),
+//!         Event::Prompt { .. } | Event::Embedding { .. } => {}
 //!     }
 //!     ControlFlow::Continue(())
 //! })?;
-//! for answer in engine.answer(&requests, &stop)? {
-//!     println!("{}", answer?.text);
+//! for answers in engine.answer(&requests, &stop)? {
+//!     println!("{}", answers?.choices[0].text);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
