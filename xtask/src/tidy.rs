@@ -22,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("verve-engine", &["verve-ops", "verve-model", "verve-tokenizer"]),
     ("verve-chat", &[]),
     ("verve-hub", &[]),
+    ("verve-access", &[]),
     ("verve-testkit", &["verve-ops"]),
     (
         "verve-cli",
@@ -38,6 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "verve-engine",
             "verve-chat",
             "verve-hub",
+            "verve-access",
         ],
     ),
     ("xtask", &[]),
