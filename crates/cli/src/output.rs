@@ -24,7 +24,8 @@ pub fn message(error: &anyhow::Error) -> String {
             || cause.is::<verve_engine::EngineError>()
             || cause.is::<verve_train::TrainError>()
             || cause.is::<verve_chat::ChatError>()
-            || cause.is::<verve_hub::HubError>();
+            || cause.is::<verve_hub::HubError>()
+            || cause.is::<verve_access::AccessError>();
         if whole {
             break;
         }

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod generate;
+mod keys;
 mod models;
 mod text;
 mod train;
 
 pub use generate::{ChatArgs, GenerateArgs, GuessArgs, PrecisionArgs, PullArgs, RuleArgs, SamplingArgs};
+pub use keys::{KeysAddArgs, KeysArgs, KeysCommand};
 pub use models::{Format, InspectArgs, QuantizeArgs, WeightType};
 pub use text::{Documents, InvalidText, TextArgs};
 pub use train::{Dtype, QuickstartArgs, TrainArgs};
@@ -63,6 +65,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Measure this machine's ceilings and how near to them verve runs
     Bench(BenchArgs),
+    /// Make, list and revoke the API keys of a server
+    Keys(KeysArgs),
     /// Say what was found on this machine and what would fix what was not
     Doctor,
     /// Write a run's curves, samples and settings as one HTML page

@@ -10,6 +10,7 @@ mod doctor;
 mod generate;
 mod gguf_metadata;
 mod inspect;
+mod keys;
 mod model;
 mod plan;
 mod pull;
@@ -37,6 +38,7 @@ pub fn run(args: Verve) -> Result<()> {
         Command::Shard(args) => shard::run(&machine, args),
         Command::Plan(args) => plan::run(&machine, args),
         Command::Bench(args) => bench::run(&machine, args),
+        Command::Keys(args) => keys::run(args),
         Command::Doctor => doctor::run(&machine),
         Command::Report(args) => report::run(args),
     }
