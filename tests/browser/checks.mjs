@@ -119,6 +119,31 @@ export const checks = {
     return `recorded with status ${kept?.status} after ${kept?.completion_tokens} tokens`;
   },
 
+  async "cleared or restored while an answer comes: nothing is mixed up"({ session, open }) {
+    const page = await open();
+    const first = await complete(page, PROMPT, { temperature: 0, max_tokens: 8 });
+    await set(page, { max_tokens: 1000, ignore_eos: true });
+    await page.click("#tab-history");
+    await page.fill("#prompt", "Another text");
+    await page.click("#completion .run");
+    await page.waitForSelector(".tok");
+    await page.locator(".entry").last().click();
+    await page.waitForFunction((text) => document.querySelector("#prompt").value === text, PROMPT);
+    await done(page);
+    assert.equal(await answer(page.locator("#completion-answers")), first);
+    assert.equal(await page.locator(".card .stats").textContent().then((text) => /stopped by you/.test(text)), false);
+    if (!(await chats(session))) return NO_CHAT;
+    await page.click("#mode-chat");
+    await set(page, { max_tokens: 1000, ignore_eos: true });
+    await page.fill("#message", "Tell me a long story.");
+    await page.click("#chat .run");
+    await page.waitForSelector("#chat .tok");
+    await page.click("#chat-clear");
+    await page.waitForFunction(() => document.querySelectorAll("#chat .message").length === 0);
+    await done(page);
+    assert.equal(await page.inputValue("#message"), "");
+  },
+
   async "probabilities: on hover and on focus, with the alternatives"({ session, open, shot }) {
     const page = await open();
     await complete(page, PROMPT);
@@ -155,7 +180,7 @@ export const checks = {
     assert.equal(await answer(page.locator("#completion-answers")), choices[0].text);
   },
 
-  async "several answers, stop texts, settings that are sent"({ open }) {
+  async "several answers, stop strings, settings that are sent"({ open }) {
     const page = await open();
     const sent = page.waitForRequest((request) => request.url().endsWith("/v1/completions"));
     await complete(page, PROMPT, { temperature: 0.7, max_tokens: 12, top_k: 40, min_p: 0.05, repetition_penalty: 1.1, seed: 5, n: 3, stop: "\\n\\n\nThe end", logit_bias: "5: -100" });
@@ -164,7 +189,7 @@ export const checks = {
     for (const [name, value] of Object.entries(asked)) assert.deepEqual(body[name], value, name);
     for (const name of ["top_p", "typical_p", "mirostat_tau", "dry_base", "json_schema"]) assert.ok(!(name in body), `${name} is at its default and is not sent`);
     assert.equal(await page.locator(".card").count(), 3);
-    for (const node of await page.locator(".card .stats").all()) assert.match(await node.textContent(), /ended/);
+    for (const node of await page.locator(".card .stats").all()) assert.match(await node.textContent(), /ended by itself|reached max tokens/);
     await page.getByRole("button", { name: "Reset all" }).click();
     assert.equal(await page.inputValue("#set-temperature"), "1");
     assert.equal(await page.inputValue("#set-n"), "1");

@@ -17,7 +17,7 @@ export class Chat {
   #system = byId("system");
   #list = byId("messages");
 
-  constructor({ run, onchange }) {
+  constructor({ run, idle, onchange }) {
     this.run = run;
     this.onchange = onchange;
     this.#box.addEventListener("input", onchange);
@@ -25,7 +25,8 @@ export class Chat {
       this.#noteSystem();
       onchange();
     });
-    byId("chat-clear").addEventListener("click", () => {
+    byId("chat-clear").addEventListener("click", async () => {
+      await idle();
       this.restore({ system: this.#system.value });
       announce("The conversation was cleared.");
       onchange();
@@ -112,9 +113,11 @@ export class Chat {
 
   /** Keeps the end in sight, unless the reader has gone up. */
   follow(always = false) {
-    const scroller = this.#list.scrollHeight > this.#list.clientHeight + 1 ? this.#list : document.scrollingElement;
-    const away = scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop;
-    if (always || away < 120) scroller.scrollTop = scroller.scrollHeight;
+    // On wide screens the list scrolls, on narrow ones the page, down to where the chat ends and the settings begin.
+    const inside = this.#list.scrollHeight > this.#list.clientHeight + 1;
+    const scroller = inside ? this.#list : document.scrollingElement;
+    const away = inside ? scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop : byId("chat").getBoundingClientRect().bottom - innerHeight;
+    if (away > 0 && (always || away < 120)) scroller.scrollTop += away;
   }
 
   #noteSystem() {
@@ -151,7 +154,7 @@ export class Chat {
   }
 
   #buttons(message, at) {
-    if (message.growing || this.#editing === at) return [];
+    if (this.#messages.at(-1).growing || this.#editing === at) return [];
     const buttons = [];
     if (message.variants?.length > 1) {
       const { length } = message.variants;

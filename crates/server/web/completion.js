@@ -9,18 +9,19 @@ const EXAMPLES = [
   ["A list", "Five things to pack for a week in the mountains:\n1."],
 ];
 
-/** The completion view. `run()` starts a request, `onchange()` hears of every edit. */
+/** The completion view. `idle()` stops what is running, `onchange()` hears of every edit. */
 export class Completion {
   path = "/v1/completions";
   #box = byId("prompt");
   #place = byId("completion-answers");
   #cards = [];
 
-  constructor({ run, onchange }) {
-    this.run = run;
+  constructor({ idle, onchange }) {
+    this.idle = idle;
     this.onchange = onchange;
     this.#box.addEventListener("input", () => this.#changed());
-    byId("prompt-clear").addEventListener("click", () => {
+    byId("prompt-clear").addEventListener("click", async () => {
+      await idle();
       this.restore({});
       onchange();
       this.focus();
@@ -71,6 +72,7 @@ export class Completion {
   begin(n) {
     this.#cards = Array.from({ length: n }, (_, at) => this.#card(at, n));
     this.#render();
+    this.#place.scrollIntoView({ block: "nearest" });
     return this.#cards.map(({ answer }) => answer);
   }
 
@@ -117,7 +119,8 @@ export class Completion {
     return { node, answer, note };
   }
 
-  #goOn(answer) {
+  async #goOn(answer) {
+    await this.idle();
     this.#write(this.#box.value + answer.text);
     this.#cards = [];
     this.#render();

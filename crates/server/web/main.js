@@ -11,16 +11,17 @@ import { CodePanel } from "./snippets.js";
 import { legend, tokensOf, watchTokens } from "./tokens.js";
 
 const DRAFT = "verve.draft";
-const REASONS = { stop: "ended by itself", length: "ended at the longest answer allowed", content_filter: "stopped by a filter", tool_calls: "called a tool" };
+const REASONS = { stop: "ended by itself", length: "reached max tokens", content_filter: "stopped by a filter", tool_calls: "called a tool" };
 
 let mode = "completion";
 let running = null;
+let ending = Promise.resolve();
 let saving = 0;
 const draft = store.get(DRAFT, {});
 
 const views = {};
 const settings = new Settings(byId("panel-settings"), changed);
-const hooks = { run, onchange: changed };
+const hooks = { run, idle, onchange: changed };
 views.completion = new Completion(hooks);
 views.chat = new Chat(hooks);
 const promptPanel = new PromptPanel(byId("panel-prompt"), () => ({ mode, model: model(), body: views[mode].body() }));
@@ -68,8 +69,8 @@ function setMode(next) {
 }
 
 /** Puts back an entry of the history or the draft. */
-function restore({ mode: kept, model: name, settings: values, state }) {
-  stop();
+async function restore({ mode: kept, model: name, settings: values, state }) {
+  await idle();
   settings.restore(values ?? {});
   views[kept].restore(state ?? {});
   chooseModel(name);
@@ -100,11 +101,22 @@ async function loadModels() {
   }
 }
 
+/** Starts a request, unless one is running. */
+function run() {
+  if (!running) ending = generate();
+}
+
+/** Stops what is running and waits until the page has put it away. */
+async function idle() {
+  stop();
+  await ending;
+}
+
 /** Sends the request and shows the answers as they come. */
-async function run() {
-  if (running) return;
+async function generate() {
+  const asked = mode;
   clearError();
-  const view = views[mode];
+  const view = views[asked];
   let what;
   try {
     what = call();
@@ -127,7 +139,7 @@ async function run() {
   try {
     for await (const chunk of stream(what.path, what.body, controller.signal)) {
       take(chunk, { answers, clock, reasons, facts, speaker });
-      view.follow();
+      follow(view);
     }
   } catch (error) {
     failure = error;
@@ -140,7 +152,7 @@ async function run() {
   else {
     const ends = answers.map((_, at) => (reasons[at] ? REASONS[reasons[at]] ?? reasons[at] : stopped ? "stopped by you" : "broken off"));
     view.end(ends, measured(clock, facts));
-    remember(what.body.model, view);
+    remember(what.body.model, asked);
     speaker.end(stopped ? "Stopped." : failure ? "" : `Done. ${plural(facts.usage?.completion_tokens ?? clock.tokens, "token")}.`);
   }
   saveDraft();
@@ -190,9 +202,20 @@ function measured({ start, first, last, tokens }, { usage, timings }) {
   return lines;
 }
 
-function remember(name, view) {
+function remember(name, asked) {
+  const view = views[asked];
   const id = view.conversation ?? `${Date.now()}-${Math.random().toString(36).slice(2, 8)}`;
-  history.add({ id, time: Date.now(), mode, model: name, settings: settings.changed(), state: view.state(), title: view.title() });
+  history.add({ id, time: Date.now(), mode: asked, model: name, settings: settings.changed(), state: view.state(), title: view.title() });
+}
+
+let following = 0;
+
+/** At most once a frame: it measures the page. */
+function follow(view) {
+  following ||= requestAnimationFrame(() => {
+    following = 0;
+    view.follow();
+  });
 }
 
 function stop() {

@@ -5,20 +5,20 @@ import { ALTERNATIVES } from "./tokens.js";
 
 const GROUPS = [
   { id: "main", title: null },
-  { id: "choice", title: "Which tokens may be chosen" },
-  { id: "repetition", title: "Against repetition" },
+  { id: "choice", title: "Filters" },
+  { id: "repetition", title: "Repetition" },
   { id: "mirostat", title: "Mirostat" },
-  { id: "format", title: "Form of the answer" },
-  { id: "ending", title: "Where it ends" },
-  { id: "answers", title: "Answers and biases" },
-  { id: "view", title: "What is shown" },
+  { id: "format", title: "Answer format" },
+  { id: "ending", title: "Stopping" },
+  { id: "answers", title: "Answers and logit bias" },
+  { id: "view", title: "Display" },
 ];
 
 /** Each setting: `initial` is what the server does when the field is not sent, unless `always` says that it is sent. */
 const FIELDS = [
   { name: "temperature", group: "main", label: "Temperature", kind: "slider", initial: 1, min: 0, max: 2, step: 0.05, help: "0 always takes the likeliest token; more is more varied." },
   { name: "top_p", group: "main", label: "Top-p", kind: "slider", initial: 1, min: 0.01, max: 1, step: 0.01, help: "Only the likeliest tokens that together have this probability." },
-  { name: "max_tokens", group: "main", label: "Longest answer", kind: "number", initial: 256, min: 1, step: 1, always: true, help: "In tokens. Empty: the server's default." },
+  { name: "max_tokens", group: "main", label: "Max tokens", kind: "number", initial: 256, min: 1, step: 1, always: true, help: "Length of the answer at most. Empty: the server's default." },
   { name: "seed", group: "main", label: "Seed", kind: "number", initial: null, step: 1, placeholder: "random", help: "The same seed gives the same answer again." },
 
   { name: "top_k", group: "choice", label: "Top-k", kind: "number", initial: 0, min: 0, step: 1, help: "Only so many of the likeliest tokens. 0: all." },
@@ -41,7 +41,7 @@ const FIELDS = [
   { name: "regex", group: "format", label: "Regular expression", kind: "text", initial: "(yes|no)", rows: 2, when: (values) => values.format === "regex" },
   { name: "grammar", group: "format", label: "Grammar (Lark)", kind: "text", initial: 'start: "yes" | "no"', rows: 5, when: (values) => values.format === "grammar" },
 
-  { name: "stop", group: "ending", label: "Stop texts", kind: "text", initial: "", rows: 3, placeholder: "\\n\\n", help: "One a line. The answer ends before the first of them. \\n is a line end, \\t a tab, \\\\ a backslash." },
+  { name: "stop", group: "ending", label: "Stop strings", kind: "text", initial: "", rows: 3, placeholder: "\\n\\n", help: "One a line. The answer ends before the first of them. \\n is a line end, \\t a tab, \\\\ a backslash." },
   { name: "ignore_eos", group: "ending", label: "Go on after the token that ends a text", kind: "check", initial: false },
 
   { name: "n", group: "answers", label: "Answers", kind: "number", initial: 1, min: 1, max: 16, step: 1, help: "So many answers to the same prompt." },
@@ -121,7 +121,7 @@ export class Settings {
       body.max_completion_tokens = body.max_tokens;
       delete body.max_tokens;
     }
-    const stop = stopTexts(values.stop);
+    const stop = stopStrings(values.stop);
     if (stop.length > 0) body.stop = stop;
     const bias = biases(values.logit_bias);
     if (Object.keys(bias).length > 0) body.logit_bias = bias;
@@ -211,7 +211,7 @@ function makeInputs(field, id, helpId, onvalue) {
   return { main, slider, show, follow };
 }
 
-function stopTexts(text) {
+function stopStrings(text) {
   const escapes = { n: "\n", t: "\t", r: "\r", "\\": "\\" };
   return text.split("\n").filter((line) => line !== "").map((line) => line.replace(/\\([ntr\\])/g, (_, letter) => escapes[letter]));
 }
