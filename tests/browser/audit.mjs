@@ -87,6 +87,9 @@ export async function fits(page, where) {
       if (width > 0 && (left < -1 || right > innerWidth + 1)) found.push(`${Math.round(left)}..${Math.round(right)}: ${node.outerHTML.slice(0, 100)}`);
       if (/^(BUTTON|LABEL|SUMMARY)$/.test(node.tagName) && !node.classList.contains("entry") && node.scrollWidth > node.clientWidth + 1 && node.clientWidth > 0) found.push(`cut off: ${node.outerHTML.slice(0, 100)}`);
     }
+    for (const node of document.querySelectorAll(".chip-token, .card, .message, .field, .tile, .error")) {
+      if (node.checkVisibility() && (node.scrollHeight > node.clientHeight + 1 || node.scrollWidth > node.clientWidth + 1)) found.push(`overflows: ${node.outerHTML.slice(0, 100)}`);
+    }
     return found;
   });
   assert.deepEqual(bad, [], `something does not fit, ${where}`);

@@ -30,6 +30,8 @@ async function chats(session) {
 
 const NO_CHAT = "passed over: this model has no chat template";
 
+const OTHERS = "passed over: this needs a server of our own";
+
 const done = (page) => page.waitForFunction(() => !document.body.classList.contains("running"), null, { timeout: 60_000 });
 
 /** Settings without mouse work: written into the fields as a person would. */
@@ -554,5 +556,81 @@ export const checks = {
     await page.waitForSelector("#recent tr");
     assert.ok((await page.locator("#recent tr").count()) >= Math.min(2, recent.length));
     assert.ok(!(await page.innerText("body")).includes(PROMPT), "no text of requests is shown");
+  },
+
+  async "keys: without one the page says so in the server's words; with one all works"({ session, open, shot }) {
+    if (!session.model) return OTHERS;
+    const file = join(session.folder, "keys.redb");
+    const secret = session.addKey(file, "the page", "generate,admin");
+    const server = await session.serve(0, "--keys", file);
+    try {
+      const page = await open({ base: server.base, refusals: true, wait: false });
+      const refused = await fetch(`${server.base}/v1/models`);
+      assert.equal(refused.status, 401);
+      const { error } = await refused.json();
+      await page.waitForSelector(".error");
+      assert.equal(await page.locator(".error .words").innerText(), error.message);
+      await shot(page, "key-needed");
+      await page.getByRole("button", { name: "Enter a key" }).click();
+      await page.fill("#key-input", secret);
+      await page.keyboard.press("Enter");
+      await page.waitForSelector("#model:not([disabled])");
+      assert.equal(await page.locator(".error").count(), 0);
+      await complete(page, PROMPT, { temperature: 0, max_tokens: 8 });
+      await page.click("#tab-prompt");
+      await page.waitForSelector(".chip-token");
+      assert.ok(!(await page.evaluate(() => JSON.stringify(localStorage))).includes(secret), "the key is not kept on the device");
+
+      const admin = await open({ base: server.base, path: "/admin", refusals: true });
+      await admin.waitForSelector("#gate:not([hidden])");
+      await shot(admin, "admin-gate");
+      await admin.fill("#gate-key", "wrong");
+      await admin.keyboard.press("Enter");
+      const wrong = await fetch(`${server.base}/admin/status`, { headers: { authorization: "Bearer wrong" } });
+      await admin.getByText((await wrong.json()).error.message).waitFor();
+      await contrast(admin, "the gate");
+      await names(admin);
+      await admin.fill("#gate-key", secret);
+      await admin.keyboard.press("Enter");
+      await admin.waitForSelector("#models .card");
+      const row = admin.locator("#keys tr", { hasText: "the page" });
+      await row.waitFor();
+      assert.match(await row.innerText(), /valid/);
+      await shot(admin, "admin-keys", { fullPage: true });
+      await admin.click("#forget");
+      await admin.waitForSelector("#gate:not([hidden])");
+    } finally {
+      await server.stop();
+    }
+  },
+
+  async "a server that goes away and comes back"({ session, open, shot }) {
+    if (!session.model) return OTHERS;
+    let server = await session.serve(0);
+    const { base } = server;
+    try {
+      const admin = await open({ base, path: "/admin", refusals: true });
+      await admin.getByText("running", { exact: true }).waitFor();
+      const page = await open({ base, refusals: true });
+      await set(page, { max_tokens: 1500, ignore_eos: true });
+      await page.fill("#prompt", PROMPT);
+      await page.click("#completion .run");
+      await page.waitForFunction(() => document.querySelectorAll(".tok").length > 3);
+      await server.stop("SIGKILL");
+      await done(page);
+      await page.getByText("The connection was closed before the answer was complete.").waitFor();
+      assert.match(await page.locator(".stats").textContent(), /^broken off/);
+      await page.click("#completion .run");
+      await page.getByText("The server does not answer. Is it still running?").waitFor();
+      await admin.getByText("no answer", { exact: true }).waitFor();
+      await shot(admin, "admin-gone");
+      server = await session.serve(Number(new URL(base).port));
+      await admin.getByText("running", { exact: true }).waitFor();
+      assert.equal(await admin.locator("#trouble .error").count(), 0);
+      await complete(page, PROMPT, { max_tokens: 8, ignore_eos: false });
+      assert.equal(await page.locator(".error").count(), 0);
+    } finally {
+      await server.stop();
+    }
   },
 };

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { chromium } from "playwright-core";
 
 /** What Chromium writes for an answer of 400 and more: expected where a check asks for an error. */
-const REFUSED = /^Failed to load resource: (the server responded with a status of 4|net::ERR_CONNECTION_REFUSED)/;
+const REFUSED = /^Failed to load resource: (the server responded with a status of 4|net::ERR_(CONNECTION|INCOMPLETE|EMPTY))/;
 
 export class Session {
   static async start(options) {
@@ -19,7 +19,8 @@ export class Session {
       if (options.server) session.base = options.server.replace(/\/$/, "");
       else {
         session.model = findModel(options) ?? trainModel(options, session.folder);
-        await session.serve(0);
+        session.server = await session.serve(0);
+        session.base = session.server.base;
       }
       session.browser = await chromium.launch({ executablePath: options.chromium, args: ["--no-sandbox"] });
       return session;
@@ -29,25 +30,30 @@ export class Session {
     }
   }
 
-  /** Starts the server and waits until it says where it listens and is ready. */
-  async serve(port, ...more) {
-    const { bin } = this.options;
-    this.server = await Server.start(bin, ["serve", "--model", this.model, "--port", String(port), ...more]);
-    this.base = this.server.base;
+  /** Starts one more server. The caller stops it. */
+  serve(port, ...more) {
+    return Server.start(this.options.bin, ["serve", "--model", this.model, "--port", String(port), ...more]);
+  }
+
+  /** Makes an API key in a file of keys and gives its secret. */
+  addKey(file, name, scopes) {
+    const { status, stdout, stderr } = spawnSync(this.options.bin, ["keys", "add", name, "--keys", file, "--scopes", scopes, "--json"], { encoding: "utf8" });
+    assert.equal(status, 0, stderr);
+    return JSON.parse(stdout).secret;
   }
 
   /** Runs one check with a fresh browser profile; afterwards nothing bad may have been seen. */
   async run(name, check) {
     const seen = [];
     const contexts = [];
-    const open = async ({ path = "/", width = 1360, height = 860, scheme = "light", refusals = false, base = this.base, ...more } = {}) => {
+    const open = async ({ path = "/", width = 1360, height = 860, scheme = "light", refusals = false, wait = true, base = this.base, ...more } = {}) => {
       const context = await this.browser.newContext({ viewport: { width, height }, colorScheme: scheme, ...more });
       contexts.push(context);
       const page = await context.newPage();
       watch(page, base, seen, refusals);
       page.setDefaultTimeout(20_000);
       await page.goto(base + path);
-      if (path === "/") await page.waitForSelector("#model:not([disabled])");
+      if (path === "/" && wait) await page.waitForSelector("#model:not([disabled])");
       return page;
     };
     const shot = async (page, file, more = {}) => {

@@ -2,6 +2,8 @@
 
 const KEY = "verve.key";
 
+const BROKEN = "The connection was closed before the answer was complete.";
+
 /** The API key: for this tab, or for this device if it is to be remembered. */
 export const key = {
   get: () => sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY) ?? "",
@@ -70,7 +72,7 @@ export async function* stream(path, body, signal) {
     if (value.error) throw new ApiError(value.error.message, { status: response.status, requestId, ...value.error });
     yield value;
   }
-  throw new ApiError("The connection was closed before the answer was complete.", { requestId });
+  throw new ApiError(BROKEN, { requestId });
 }
 
 /** The `data` of each event in a stream of bytes, as the HTML standard reads server-sent events. */
@@ -80,7 +82,10 @@ export async function* events(body) {
   let data = [];
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch((error) => {
+        if (error.name === "AbortError") throw error;
+        throw new ApiError(BROKEN);
+      });
       rest += value ?? "";
       // A carriage return at the end may be half of a line's end.
       const lines = rest.split(done ? /\r\n|\n|\r/ : /\r\n|\n|\r(?!$)/);

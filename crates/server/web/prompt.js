@@ -92,7 +92,7 @@ function piece(token) {
 }
 
 function chip({ id, piece: text }) {
-  const mark = /^<.*>$|^\[[A-Z_]+\]$/.test(text) && text.length > 2;
-  const node = el("span", { class: mark ? "chip-token mark" : "chip-token" }, el("code", {}, visible(text)), el("span", { class: "id" }, String(id)));
+  const special = /^<.*>$|^\[[A-Z_]+\]$/.test(text) && text.length > 2;
+  const node = el("span", { class: special ? "chip-token special" : "chip-token" }, el("code", {}, visible(text)), el("span", { class: "id" }, String(id)));
   return text.includes("\n") ? [node, el("span", { class: "turn" })] : node;
 }
