@@ -486,7 +486,7 @@ export const checks = {
     const chat = await chats(session);
     let worst = 21;
     for (const scheme of ["light", "dark"]) {
-      for (const [size, width, height] of [["phone", 390, 844], ["small-phone", 360, 640], ["tablet", 820, 1100], ["wide", 1360, 860], ["very-wide", 1920, 1080]]) {
+      for (const [size, width, height] of [["phone", 390, 844], ["small-phone", 360, 640], ["tablet", 820, 1100], ["wide", 1360, 860], ["low", 1100, 480], ["very-wide", 1920, 1080]]) {
         const page = await open({ scheme, width, height, reducedMotion: "reduce" });
         const look = async (part, more) => {
           const where = `${part}, ${size}, ${scheme}`;

@@ -78,7 +78,7 @@ export class Settings {
 
   /** Takes values kept before; those left out become the defaults. */
   restore(values) {
-    for (const { name, initial } of FIELDS) this.values[name] = values[name] ?? initial;
+    for (const { name, initial } of FIELDS) this.values[name] = name in values ? values[name] : initial;
     this.#show();
     this.onchange();
   }

@@ -166,6 +166,7 @@ export function watchTokens() {
   };
   document.addEventListener("pointerover", (event) => show(of(event) ?? focused() ?? null));
   document.addEventListener("focusin", (event) => show(of(event)));
+  document.addEventListener("focusout", (event) => over === of(event) && show(null));
   document.addEventListener("scroll", () => over && place(tip, over), { capture: true, passive: true });
   document.addEventListener("pointerdown", (event) => of(event) && setTimeout(() => of(event).focus({ preventScroll: true })));
   document.addEventListener("keydown", (event) => {
