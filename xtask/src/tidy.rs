@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("verve-chat", &[]),
     ("verve-hub", &[]),
     ("verve-access", &[]),
+    ("verve-moderate", &[]),
     ("verve-testkit", &["verve-ops"]),
     (
         "verve-cli",
@@ -40,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "verve-chat",
             "verve-hub",
             "verve-access",
+            "verve-moderate",
         ],
     ),
     ("xtask", &[]),
