@@ -82,6 +82,71 @@ export const checks = {
     assert.equal((await fetch(`${session.base}/assets/nothing.js`)).status, 404);
   },
 
+  async "parts: streams and tokens cut anywhere give the same"({ open }) {
+    const page = await open();
+    const bad = await page.evaluate(async () => {
+      const { events } = await import("/assets/api.js");
+      const { Answer, tokensOf } = await import("/assets/tokens.js");
+      const bad = [];
+      let state = 7;
+      const random = (n) => (state = (state * 48271) % 2147483647) % n;
+      const pieces = (bytes, most) => {
+        const parts = [];
+        for (let at = 0; at < bytes.length; ) parts.push(bytes.slice(at, (at += 1 + random(most))));
+        return parts;
+      };
+      const encode = (text) => new TextEncoder().encode(text);
+      const same = (name, found, wanted) => JSON.stringify(found) === JSON.stringify(wanted) || bad.push(`${name}: ${JSON.stringify(found)} and not ${JSON.stringify(wanted)}`);
+
+      for (const end of ["\n", "\r\n", "\r"]) {
+        const text = [": a comment", "", "data: one", "data:two  ", "id: 5", "", "event: x", 'data: {"a": "ü🙂"}', "", "", "data", "", "data: not ended"].join(end);
+        for (let round = 0; round < 50; round++) {
+          const body = new ReadableStream({ start: (to) => (pieces(encode(text), 9).forEach((part) => to.enqueue(part)), to.close()) });
+          const found = [];
+          for await (const data of events(body)) found.push(data);
+          same("events", found, ["one\ntwo  ", '{"a": "ü🙂"}']);
+        }
+      }
+
+      const text = "Grüße aus 北京, 🙂🙃 and\n<b>more</b>…";
+      for (let round = 0; round < 200; round++) {
+        const tokens = pieces(encode(text), 5).map((bytes) => ({ text: "?", bytes, logprob: -1, top: [] }));
+        const answer = new Answer("test");
+        const letters = [...text];
+        const left = [...tokens];
+        while (letters.length > 0 || left.length > 0) {
+          answer.append(letters.splice(0, random(6)).join(""), left.splice(0, random(4)));
+          same("text so far", answer.node.textContent, answer.text);
+        }
+        answer.finish();
+        same("whole text", answer.node.textContent, text);
+        const spans = [...answer.node.querySelectorAll(".tok")];
+        same("spans cover it", spans.map((span) => span.textContent).join(""), text);
+        if (spans.some((span) => span.textContent.includes("\ufffd"))) bad.push("a character was cut");
+        if (spans.length > tokens.length) bad.push("more spans than tokens");
+      }
+
+      const made = (text, words, end = true) => {
+        const answer = new Answer("test");
+        answer.append(text, words.map((word) => ({ text: word, bytes: encode(word), logprob: -1, top: [] })));
+        if (end) answer.finish();
+        return [...answer.node.childNodes].filter((node) => node.textContent).map((node) => (node.className ? `[${node.textContent}]` : node.textContent)).join("");
+      };
+      same("cut by a stop string", made("Hello wor", ["Hello", " world"]), "[Hello][ wor]");
+      same("a token that ends the text", made("Hi", ["Hi", "<|im_end|>"]), "[Hi][<|im_end|>]");
+      same("text without its token", made("Hello world", ["Hello"], false), "[Hello] world");
+      same("other text than the tokens say", made("Hello world", ["Hello", " there"]), "[Hello] world");
+      same("a space that the text has not", made("Hello world", [" Hello", " world"]), "[Hello][ world]");
+
+      const old = tokensOf({ token_ids: [3, 4], logprobs: { tokens: ["a", "bytes:\\xe2\\x82"], token_logprobs: [-0.1, -2], top_logprobs: [{ a: -0.1, b: -3 }, null] } });
+      same("completions", old.map(({ id, bytes, top }) => [id, [...bytes], top.length]), [[3, [97], 2], [4, [0xe2, 0x82], 0]]);
+      const chat = tokensOf({ logprobs: { content: [{ token: "x", bytes: [0xf0, 0x9f], logprob: -1, top_logprobs: [{ token: "y", logprob: -2 }, { token: "x", logprob: -1 }] }] } });
+      same("chat", chat.map(({ id, bytes, top }) => [id ?? null, [...bytes], top.map(({ text }) => text)]), [[null, [0xf0, 0x9f], ["x", "y"]]]);
+      return bad.slice(0, 10);
+    });
+    assert.deepEqual(bad, []);
+  },
+
   async "generate: the text comes as a stream, with measures"({ session, open }) {
     const page = await open();
     await set(page, { temperature: 0, max_tokens: 24 });

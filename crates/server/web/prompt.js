@@ -7,7 +7,7 @@ import { visible } from "./tokens.js";
 /** Tokens shown at most: more make the page slow and nobody reads them. */
 const MOST = 4000;
 
-const decoder = new TextDecoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** The panel. `ask()` gives the present `{mode, model, body}`. */
 export class PromptPanel {

@@ -3,7 +3,7 @@
 import { byId, el, percent } from "./page.js";
 
 const encoder = new TextEncoder();
-const decoder = new TextDecoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** Alternatives asked for with each token; the most that completions give. */
 export const ALTERNATIVES = 5;
