@@ -79,4 +79,18 @@ pub enum ChatError {
         /// The names there are.
         known: Vec<String>,
     },
+    /// Neither a file nor the name of a template.
+    #[error(
+        "{name}: no such file and no such template; built in: {}; the model's own: {}",
+        builtin.join(", "),
+        if own.is_empty() { "none".to_owned() } else { own.join(", ") }
+    )]
+    NoSuchTemplate {
+        /// What was asked for.
+        name: String,
+        /// The built-in names.
+        builtin: Vec<&'static str>,
+        /// The model's own.
+        own: Vec<String>,
+    },
 }

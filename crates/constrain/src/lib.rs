@@ -4,6 +4,8 @@
 //! bounds on time and memory, and returns its [`Matcher`]: before each token it writes the mask of those that may come,
 //! and it is told the one that came. With a token limit the text is complete before the limit is reached.
 //!
+//! [`Rules`] keeps compiled constraints in the form that the engine follows.
+//!
 //! Grammars are run by the `llguidance` crate. JSON schemas are read here first: whatever would not be enforced (unknown
 //! keywords, `not`, `if`, references to elsewhere, recursion without end) is refused with its path.
 //!
@@ -40,6 +42,7 @@ mod ending;
 mod error;
 mod hints;
 mod matcher;
+mod rules;
 mod schema;
 mod vocabulary;
 
@@ -47,3 +50,4 @@ pub use constraint::Constraint;
 pub use constraints::Constraints;
 pub use error::{ConstrainError, Result};
 pub use matcher::{Accepted, Matcher};
+pub use rules::Rules;

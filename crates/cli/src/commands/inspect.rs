@@ -12,7 +12,7 @@ use verve_model::formats::{FileType, ModelFile};
 use verve_model::{AttentionPattern, ModelConfig, layout};
 use verve_tokenizer::Tokenizer;
 
-use super::chat::template::{self, ChatFormat};
+use super::chat::template::{self, chat_format};
 use super::generate::own_dtype;
 use super::model::{self, Model, describe};
 use crate::args::{InspectArgs, MachineArgs};
@@ -264,7 +264,7 @@ fn problems(model: &Model, templates: &ModelTemplates) -> Result<Vec<String>> {
     if templates.named.is_empty() {
         found.push("no chat template: verve chat needs --template NAME|FILE".to_owned());
     } else {
-        match ChatFormat::of(model, None) {
+        match chat_format(model, None) {
             Ok(format) => found.extend(format.warnings.iter().map(ToString::to_string)),
             Err(error) => found.push(format!("the chat template cannot be used: {}", output::message(&error))),
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
-use verve_chat::{ChatInput, Message, Role};
+use verve_chat::{ChatFormat, ChatInput, Encoded, Message, Role};
 use verve_engine::{
     Engine, EngineError, EngineOptions, Event, Finish, FinishReason, Request, SamplingParams, Vocabulary,
 };
@@ -15,7 +15,7 @@ use verve_ops::quant::ActivationPrecision;
 use verve_tokenizer::Tokenizer;
 
 use self::input::{HELP, Input, Lines};
-use self::template::{ChatFormat, Encoded};
+use self::template::chat_format;
 use super::generate::{own_dtype, params};
 use super::model::{Model, check_memory};
 use crate::args::{ChatArgs, MachineArgs};
@@ -30,7 +30,7 @@ const DEFAULT_CONTEXT: usize = 4096;
 
 pub fn run(machine: &MachineArgs, args: ChatArgs) -> Result<()> {
     let model = Model::open(&args.model)?;
-    let format = ChatFormat::of(&model, args.template.as_deref())?;
+    let format = chat_format(&model, args.template.as_deref())?;
     for warning in &format.warnings {
         eprintln!("warning: {warning}");
     }

@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use verve_constrain::Constraint;
 use verve_engine::{Collected, Engine, EngineOptions, Request, SamplingParams, Vocabulary};
 
 use super::Setup;
 use super::answers::{AnswerFile, Kept};
 use super::prompts::{self, AnswerLine};
-use super::rules::Rules;
+use super::rules;
 use crate::args::{GenerateArgs, MachineArgs};
 use crate::device::{Device, OnBackend, on_backend};
 use crate::interrupt;
@@ -28,16 +29,16 @@ pub fn run(machine: &MachineArgs, setup: Setup, mut params: SamplingParams, args
     let (file, kept) = AnswerFile::open(out, &asked(&args, &setup)?, params.seed)?;
     // A seed that was drawn is drawn once, however often the work is begun.
     params.seed = kept.seed;
-    let mut rules = Rules::new(&setup.model);
-    let rule = rules.of_args(&args.rule)?;
+    let rules = rules::rules(&setup.model);
+    let rule = rules::of_args(&rules, &args.rule)?;
     let mut requests = Vec::with_capacity(lines.len());
     for (number, line) in (1..).zip(&lines) {
         let mut request = line.request(setup.model.prompt(&line.prompt), &params);
         let about = || format!("prompt {number} of {}", prompts.display());
         request.constraint = match (&line.json_schema, &line.regex) {
             (Some(_), Some(_)) => bail!("{}: json_schema and regex exclude each other", about()),
-            (Some(json), None) => Some(rules.of_json(json).with_context(about)?),
-            (None, Some(regex)) => Some(rules.of_regex(regex).with_context(about)?),
+            (Some(json), None) => Some(rules.compile(&rules::of_json(json)).with_context(about)?),
+            (None, Some(regex)) => Some(rules.compile(&Constraint::Regex(regex.clone())).with_context(about)?),
             (None, None) if request.embed.is_some() => None,
             (None, None) => rule.clone(),
         };

@@ -10,7 +10,6 @@ use verve_model::formats::FileType;
 use verve_ops::quant::ActivationPrecision;
 
 use self::one::PromptJob;
-use self::rules::Rules;
 use super::model::{Model, check_memory};
 use crate::args::{Dtype, GenerateArgs, GuessArgs, MachineArgs, SamplingArgs};
 use crate::device::{Device, on_backend};
@@ -30,7 +29,7 @@ pub fn run(machine: &MachineArgs, args: GenerateArgs) -> Result<()> {
         return file::run(machine, setup, params, args);
     }
     let prompt = args.prompt.unwrap_or_default();
-    let constraint = Rules::new(&setup.model).of_args(&args.rule)?;
+    let constraint = rules::of_args(&rules::rules(&setup.model), &args.rule)?;
     let request = Request { prompt: setup.model.prompt(&prompt), params, constraint, ..Request::default() };
     let cancel = interrupt::watch("stopping")?;
     on_backend(machine, setup.dtype, PromptJob { setup, prompt, request, cancel })
