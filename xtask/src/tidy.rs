@@ -24,6 +24,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("verve-hub", &[]),
     ("verve-access", &[]),
     ("verve-moderate", &[]),
+    (
+        "verve-server",
+        &["verve-access", "verve-moderate", "verve-engine", "verve-tokenizer", "verve-chat", "verve-constrain"],
+    ),
     ("verve-testkit", &["verve-ops"]),
     (
         "verve-cli",
@@ -39,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "verve-train",
             "verve-engine",
             "verve-chat",
+            "verve-server",
             "verve-hub",
             "verve-access",
             "verve-moderate",

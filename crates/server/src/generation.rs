@@ -1,0 +1,278 @@
+//! Requests on their way through an engine: what comes back, measured, bounded and ended when nobody waits for it.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use verve_engine::{AnswerToken, Finish, FinishReason, OwnedEvent, Request};
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::filter::Filters;
+use crate::models::Loaded;
+use crate::track::{Outcome, Track};
+
+/// Events that may wait for a client to read them. No answer's events are more than a context long, so this bounds many
+/// answers at once to clients that do not read.
+const MAX_BACKLOG: usize = 1 << 16;
+
+/// Something that happened to one of the requests.
+#[derive(Debug)]
+pub enum Update {
+    /// The tokens of a prompt and their log-probabilities.
+    Prompt {
+        /// Which prompt.
+        prompt: usize,
+        /// All of its tokens.
+        tokens: Vec<AnswerToken>,
+    },
+    /// A prompt's vector.
+    Embedding {
+        /// Which prompt.
+        prompt: usize,
+        /// `d_model` numbers.
+        values: Vec<f32>,
+    },
+    /// A token.
+    Token {
+        /// Which prompt.
+        prompt: usize,
+        /// Which of its answers.
+        choice: usize,
+        /// The token.
+        token: AnswerToken,
+        /// Text that became certain.
+        text: String,
+    },
+    /// The end of an answer.
+    End {
+        /// Which prompt.
+        prompt: usize,
+        /// Which of its answers.
+        choice: usize,
+        /// Text that was held back until now.
+        text: String,
+        /// How it ended.
+        end: End,
+    },
+    /// Nothing more will come.
+    Failed(ApiError),
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Why.
+    pub reason: EndReason,
+    /// Lengths.
+    pub finish: Finish,
+}
+
+/// Why an answer ended, in the public API's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// The model ended it, or a stop text came.
+    Stop,
+    /// There was no room for more.
+    Length,
+    /// A filter refused what came next.
+    Filtered,
+}
+
+impl EndReason {
+    /// The name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Filtered => "content_filter",
+        }
+    }
+}
+
+/// Requests that an engine is answering. Dropped, it ends them.
+pub struct Generation {
+    model: Arc<Loaded>,
+    tickets: Vec<u64>,
+    events: UnboundedReceiver<(usize, OwnedEvent)>,
+    backlog: Arc<AtomicUsize>,
+    /// Ends still to come.
+    n_open: usize,
+    /// Taken out ahead of their turn.
+    put_back: VecDeque<Update>,
+    filters: Filters,
+    /// Measures and accounts.
+    pub track: Track,
+    is_over: bool,
+}
+
+impl Generation {
+    /// Hands requests to a model's engine, all of them or none.
+    ///
+    /// # Errors
+    /// 429 when the engine has no room; 503 when it has ended.
+    pub fn start(app: &App, model: Arc<Loaded>, requests: Vec<Request>, mut track: Track) -> Result<Self, ApiError> {
+        let (sender, events) = unbounded_channel();
+        let backlog = Arc::new(AtomicUsize::new(0));
+        let n_open = requests.iter().map(Request::n_ends).sum();
+        let filters = Filters::new(app, &requests);
+        track.started();
+        let mut generation = Self {
+            model,
+            tickets: Vec::with_capacity(requests.len()),
+            events,
+            backlog: backlog.clone(),
+            n_open,
+            put_back: VecDeque::new(),
+            filters,
+            track,
+            is_over: false,
+        };
+        for (prompt, request) in requests.into_iter().enumerate() {
+            let (sender, backlog) = (sender.clone(), backlog.clone());
+            let sink = Box::new(move |event| {
+                let is_full = backlog.fetch_add(1, Ordering::Relaxed) >= MAX_BACKLOG;
+                if is_full || sender.send((prompt, event)).is_err() {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            });
+            match generation.model.engine.submit(request, sink) {
+                Ok(ticket) => generation.tickets.push(ticket),
+                Err(error) => {
+                    let error = generation.failed(error);
+                    generation.close(Outcome::Refused);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(generation)
+    }
+
+    fn failed(&self, error: verve_engine::EngineError) -> ApiError {
+        let is_dead = matches!(error, verve_engine::EngineError::Stopped { .. });
+        if is_dead {
+            self.track.app().models.forget(&self.model);
+        }
+        error.into()
+    }
+
+    /// What happens next; `None` when everything has happened.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Update>> {
+        if let Some(update) = self.put_back.pop_front() {
+            return Poll::Ready(Some(update));
+        }
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        loop {
+            let (prompt, event) = match self.events.poll_recv(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(received)) => received,
+                Poll::Ready(None) => {
+                    let error = if self.backlog.load(Ordering::Relaxed) >= MAX_BACKLOG {
+                        ApiError::unavailable("the answer was not read for too long and was ended", 1)
+                    } else {
+                        ApiError::internal("the engine gave up the request")
+                    };
+                    self.close(Outcome::Failed);
+                    return Poll::Ready(Some(Update::Failed(error)));
+                }
+            };
+            self.backlog.fetch_sub(1, Ordering::Relaxed);
+            if let Some(update) = self.update(prompt, event) {
+                return Poll::Ready(Some(update));
+            }
+        }
+    }
+
+    /// What an event means; `None` for what comes behind a refused text.
+    fn update(&mut self, prompt: usize, event: OwnedEvent) -> Option<Update> {
+        Some(match event {
+            OwnedEvent::Prompt(tokens) => Update::Prompt { prompt, tokens },
+            OwnedEvent::Embedding(values) => Update::Embedding { prompt, values },
+            OwnedEvent::Token { choice, token, text } => {
+                self.track.token();
+                let Some(text) = self.filters.token(prompt, choice, text) else {
+                    self.end_refused(prompt);
+                    return None;
+                };
+                Update::Token { prompt, choice, token, text }
+            }
+            OwnedEvent::Finished { choice, text, finish } => {
+                let (text, is_refused) = self.filters.finish(prompt, choice, text);
+                let reason = if is_refused { EndReason::Filtered } else { reason(finish.reason) };
+                self.end(prompt, choice, text, reason, finish)
+            }
+            OwnedEvent::Failed(error) => {
+                let error = self.failed(error);
+                self.close(if error.status.is_client_error() { Outcome::Refused } else { Outcome::Failed });
+                Update::Failed(error)
+            }
+        })
+    }
+
+    /// Ends a prompt's answers in the engine when all of them are refused; others go on.
+    fn end_refused(&mut self, prompt: usize) {
+        if self.filters.all_refused(prompt)
+            && let Some(&ticket) = self.tickets.get(prompt)
+        {
+            self.model.engine.cancel(ticket);
+        }
+    }
+
+    fn end(&mut self, prompt: usize, choice: usize, text: String, reason: EndReason, finish: Finish) -> Update {
+        self.n_open = self.n_open.saturating_sub(1);
+        self.track.end(&finish, choice == 0);
+        if self.n_open == 0 {
+            self.close(if reason == EndReason::Filtered { Outcome::Filtered } else { Outcome::Done });
+        }
+        Update::End { prompt, choice, text, end: End { reason, finish } }
+    }
+
+    /// What happens next; `None` when everything has happened.
+    pub async fn next(&mut self) -> Option<Update> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Puts an update back in front.
+    pub fn put_back(&mut self, update: Update) {
+        self.put_back.push_front(update);
+    }
+
+    /// Ends everything that is still going on, because the deadline has passed.
+    pub fn expire(&mut self) {
+        self.close(Outcome::Expired);
+    }
+
+    fn close(&mut self, outcome: Outcome) {
+        if self.is_over {
+            return;
+        }
+        self.is_over = true;
+        self.track.close(outcome);
+        if outcome != Outcome::Done {
+            for &ticket in &self.tickets {
+                self.model.engine.cancel(ticket);
+            }
+        }
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.close(Outcome::Cancelled);
+    }
+}
+
+fn reason(reason: FinishReason) -> EndReason {
+    match reason {
+        FinishReason::Stop | FinishReason::EndOfText => EndReason::Stop,
+        // Nobody is there to read of a cancellation, unless the server is shutting down.
+        FinishReason::Length | FinishReason::Cancelled => EndReason::Length,
+    }
+}
