@@ -34,6 +34,29 @@ fn number<T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy>(
 }
 
 /// 1 to 1024.
+/// Bytes: a number with `KiB`, `MiB`, `GiB`, `TiB`, `KB`, `MB`, `GB`, `TB` or nothing behind it.
+pub fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor: f64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024f64.powi(2),
+        "g" | "gib" => 1024f64.powi(3),
+        "t" | "tib" => 1024f64.powi(4),
+        other => return Err(format!("{other:?} is no unit of bytes; use KiB, MiB, GiB or TiB")),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number * factor >= 1.0 && number * factor < 1e18 => Ok((number * factor) as u64),
+        _ => Err("must be a number of bytes such as 512MiB or 8GiB".to_owned()),
+    }
+}
+
 pub fn threads(text: &str) -> Result<usize, String> {
     number(text, 1, 1024, "a number of threads")
 }

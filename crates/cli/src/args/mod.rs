@@ -7,12 +7,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod generate;
 mod keys;
 mod models;
+mod serve;
 mod text;
 mod train;
 
 pub use generate::{ChatArgs, GenerateArgs, GuessArgs, PrecisionArgs, PullArgs, RuleArgs, SamplingArgs};
 pub use keys::{KeysAddArgs, KeysArgs, KeysCommand};
 pub use models::{Format, InspectArgs, QuantizeArgs, WeightType};
+pub use serve::{ServeArgs, ServeSettings};
 pub use text::{Documents, InvalidText, TextArgs};
 pub use train::{Dtype, QuickstartArgs, TrainArgs};
 
@@ -65,6 +67,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Measure this machine's ceilings and how near to them verve runs
     Bench(BenchArgs),
+    /// Serve models over HTTP: the OpenAI API, and a page to try them
+    Serve(Box<ServeArgs>),
     /// Make, list and revoke the API keys of a server
     Keys(KeysArgs),
     /// Say what was found on this machine and what would fix what was not

@@ -8,7 +8,8 @@ use super::TextArgs;
 use crate::units;
 
 /// Type of weights and activations. Master weights, moments, statistics and loss are always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 16 bits, half the memory traffic
     Bf16,

@@ -59,7 +59,7 @@ pub fn run(machine: &MachineArgs, args: InspectArgs) -> Result<()> {
     let templates = template::templates(&model)?;
     chat_templates(&templates)?;
     tensors(&path)?;
-    on_backend(machine, own_dtype(&model)?, MemoryJob { model: &model })?;
+    on_backend(machine, own_dtype(&model.checkpoint)?, MemoryJob { model: &model })?;
     let mut problems = problems(&model, &templates)?;
     if args.check_values {
         problems.extend(values(&model.checkpoint)?);

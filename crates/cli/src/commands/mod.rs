@@ -18,6 +18,7 @@ mod quantize;
 mod quickstart;
 mod report;
 mod sample_text;
+mod serve;
 mod shard;
 mod text;
 mod tokenizer;
@@ -38,6 +39,7 @@ pub fn run(args: Verve) -> Result<()> {
         Command::Shard(args) => shard::run(&machine, args),
         Command::Plan(args) => plan::run(&machine, args),
         Command::Bench(args) => bench::run(&machine, args),
+        Command::Serve(args) => serve::run(&machine, *args),
         Command::Keys(args) => keys::run(args),
         Command::Doctor => doctor::run(&machine),
         Command::Report(args) => report::run(args),

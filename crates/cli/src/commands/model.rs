@@ -62,6 +62,14 @@ impl Model {
         }
     }
 
+    /// [`Self::vocabulary`] with another id that ends a text, such as a chat template's end of a turn.
+    pub fn vocabulary_with_end(&self, end: Option<u32>) -> Vocabulary {
+        let vocabulary = self.vocabulary();
+        let own = (0..vocabulary.n_vocab() as u32).filter(|&id| vocabulary.ends_text(id));
+        let ends: Vec<u32> = own.chain(end).collect();
+        vocabulary.with_end_of_text(ends)
+    }
+
     /// The ids of a prompt, with the token in front that the model expects there, if any. Special tokens in a prompt are text.
     pub fn prompt(&self, text: &str) -> Vec<u32> {
         self.tokenizer.encode_with_specials(text, SpecialTokens::Ordinary)

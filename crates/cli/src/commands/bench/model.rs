@@ -31,7 +31,7 @@ const ROUNDS: usize = 5;
 
 pub fn run(bench: &Bench, args: &BenchArgs, path: PathBuf) -> Result<()> {
     let model = Model::open(&path)?;
-    let dtype = own_dtype(&model)?;
+    let dtype = own_dtype(&model.checkpoint)?;
     let precision = args.precision.precision();
     on_backend(&bench.machine, dtype, Job { bench, path, dtype, precision })
 }

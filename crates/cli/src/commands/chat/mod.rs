@@ -8,9 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 use verve_chat::{ChatFormat, ChatInput, Encoded, Message, Role};
-use verve_engine::{
-    Engine, EngineError, EngineOptions, Event, Finish, FinishReason, Request, SamplingParams, Vocabulary,
-};
+use verve_engine::{Engine, EngineError, EngineOptions, Event, Finish, FinishReason, Request, SamplingParams};
 use verve_ops::quant::ActivationPrecision;
 use verve_tokenizer::Tokenizer;
 
@@ -57,7 +55,7 @@ pub fn run(machine: &MachineArgs, args: ChatArgs) -> Result<()> {
     if args.no_answer {
         return show_only(&model, &format, conversation, lines);
     }
-    let dtype = args.dtype.map_or_else(|| own_dtype(&model), Ok)?;
+    let dtype = args.dtype.map_or_else(|| own_dtype(&model.checkpoint), Ok)?;
     let precision = args.precision.precision();
     on_backend(machine, dtype, ChatJob { model, precision, format, conversation, lines })
 }
@@ -160,7 +158,7 @@ impl OnBackend for ChatJob {
         let options = EngineOptions { max_sequences: 1, max_context: Some(context), ..EngineOptions::default() };
         check_memory(&backend, &model, &options)?;
         let weights = model.checkpoint.infer_weights(&backend, precision)?;
-        let vocabulary = vocabulary(&model, &format);
+        let vocabulary = model.vocabulary_with_end(format.end_of_turn);
         let mut engine = Engine::new(&backend, config, weights, &vocabulary, &options)?;
         eprintln!("seed {}, context {context} tokens", conversation.params.seed);
         if lines.is_terminal() {
@@ -218,14 +216,6 @@ impl Conversation {
         }
         Ok(Request { prompt: prompt.ids, params: self.params.clone(), ..Request::default() })
     }
-}
-
-/// The ids that end an answer: those of the model's files and the template's end of a turn.
-fn vocabulary(model: &Model, format: &ChatFormat) -> Vocabulary {
-    let vocabulary = model.vocabulary();
-    let own = (0..vocabulary.n_vocab() as u32).filter(|&id| vocabulary.ends_text(id));
-    let ends: Vec<u32> = own.chain(format.end_of_turn).collect();
-    vocabulary.with_end_of_text(ends)
 }
 
 /// Streams one answer to standard output and returns it.

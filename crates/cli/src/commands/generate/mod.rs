@@ -6,7 +6,7 @@ use anyhow::Result;
 use verve_engine::{
     BackendModel, DraftModel, Engine, EngineOptions, PromptLookup, Request, SamplingParams, Vocabulary,
 };
-use verve_model::formats::FileType;
+use verve_model::formats::{FileType, ModelFile};
 use verve_ops::quant::ActivationPrecision;
 
 use self::one::PromptJob;
@@ -68,7 +68,7 @@ impl Setup {
     ) -> Result<Self> {
         let model = Model::open(path)?;
         let draft = guess.and_then(|guess| guess.draft_model.as_deref()).map(Model::open).transpose()?;
-        let dtype = dtype.map_or_else(|| own_dtype(&model), Ok)?;
+        let dtype = dtype.map_or_else(|| own_dtype(&model.checkpoint), Ok)?;
         Ok(Self { model, guess: guess.cloned(), draft, dtype, precision })
     }
 
@@ -115,8 +115,8 @@ impl Setup {
 }
 
 /// The type the weights are stored in.
-pub fn own_dtype(model: &Model) -> Result<Dtype> {
-    Ok(if model.checkpoint.dtype()? == FileType::Bf16 { Dtype::Bf16 } else { Dtype::F32 })
+pub fn own_dtype(file: &ModelFile) -> Result<Dtype> {
+    Ok(if file.dtype()? == FileType::Bf16 { Dtype::Bf16 } else { Dtype::F32 })
 }
 
 /// Sampling as the flags have it; no log-probabilities.
