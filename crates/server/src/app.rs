@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use verve_access::KeyStore;
+use verve_moderate::Chain;
 
 use crate::access::Access;
 use crate::metrics::Metrics;
@@ -29,6 +30,8 @@ pub struct App {
     pub models: Arc<Registry>,
     /// Keys and limits.
     pub access: Access,
+    /// Filters on prompts and answers.
+    pub moderation: Option<Chain>,
     /// Counts.
     pub metrics: Metrics,
     /// The last generations.
@@ -45,13 +48,19 @@ pub struct App {
 
 impl App {
     /// A server that listens on nothing yet.
-    pub fn new(options: ServerOptions, models: Registry, keys: Option<KeyStore>) -> Arc<Self> {
+    pub fn new(
+        options: ServerOptions,
+        models: Registry,
+        keys: Option<KeyStore>,
+        moderation: Option<Chain>,
+    ) -> Arc<Self> {
         let access = Access::new(keys, options.api_key.as_deref());
         let stored = StoredResponses::new(options.stored_responses);
         Arc::new(Self {
             options,
             models: Arc::new(models),
             access,
+            moderation,
             metrics: Metrics::new(),
             recent: Recent::default(),
             stored,

@@ -54,6 +54,8 @@ pub struct Ready {
     pub calls: Option<CallReader>,
     /// Answers wanted.
     pub n: usize,
+    /// What the messages say, for filters.
+    pub said: String,
 }
 
 /// How calls are found in answers.
@@ -115,6 +117,7 @@ impl Conversation {
         if messages.is_empty() {
             return Err(ApiError::invalid("messages", "messages is empty: at least one message is needed"));
         }
+        let said = messages.iter().map(Message::text).collect::<Vec<_>>().join("\n");
         let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
         let mut rendered = render(model, messages, &tools, Ending::GenerationPrompt, &variables)?;
         let form = model.chat.as_ref().map_or(CallForm::Tagged, tools::form);
@@ -155,6 +158,6 @@ impl Conversation {
         let inside = !must_call.is_empty();
         let request = Request { prompt: rendered.ids, params, n, constraint, client, ..Request::default() };
         let calls = (!tools.is_empty()).then(|| CallReader { form, tools, inside });
-        Ok(Ready { request, calls, n })
+        Ok(Ready { request, calls, n, said })
     }
 }

@@ -62,6 +62,12 @@ impl ApiError {
         Self { param: Some(param.into()), code: Some("context_length_exceeded"), ..Self::bad_request(message) }
     }
 
+    /// 400: a filter refuses what the request says.
+    pub fn content_policy(finding: &verve_moderate::Finding) -> Self {
+        let message = format!("The request was refused by a filter of this server: {}.", finding.reason_code);
+        Self { code: Some("content_filter"), ..Self::bad_request(message) }
+    }
+
     /// 401: no key, or a wrong one.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)

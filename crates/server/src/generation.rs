@@ -1,18 +1,21 @@
 //! Requests on their way through an engine: what comes back, measured, bounded and ended when nobody waits for it.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::{JoinError, JoinHandle};
 use verve_engine::{AnswerToken, Finish, FinishReason, OwnedEvent, Request};
+use verve_moderate::{Stage, Verdict};
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::filter::Filters;
+use crate::filter::{Ended, Filters};
 use crate::models::Loaded;
 use crate::track::{Outcome, Track};
 
@@ -94,6 +97,14 @@ impl EndReason {
     }
 }
 
+/// An answer that services are asked about.
+struct Asking {
+    prompt: usize,
+    choice: usize,
+    finish: Finish,
+    opinion: JoinHandle<Verdict>,
+}
+
 /// Requests that an engine is answering. Dropped, it ends them.
 pub struct Generation {
     model: Arc<Loaded>,
@@ -102,8 +113,10 @@ pub struct Generation {
     backlog: Arc<AtomicUsize>,
     /// Ends still to come.
     n_open: usize,
-    /// Taken out ahead of their turn.
-    put_back: VecDeque<Update>,
+    /// What comes next.
+    ahead: VecDeque<Update>,
+    /// An answer that services are asked about.
+    asking: Option<Asking>,
     filters: Filters,
     /// Measures and accounts.
     pub track: Track,
@@ -127,7 +140,8 @@ impl Generation {
             events,
             backlog: backlog.clone(),
             n_open,
-            put_back: VecDeque::new(),
+            ahead: VecDeque::new(),
+            asking: None,
             filters,
             track,
             is_over: false,
@@ -163,13 +177,18 @@ impl Generation {
 
     /// What happens next; `None` when everything has happened.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Update>> {
-        if let Some(update) = self.put_back.pop_front() {
-            return Poll::Ready(Some(update));
-        }
-        if self.is_over {
-            return Poll::Ready(None);
-        }
         loop {
+            if let Some(update) = self.ahead.pop_front() {
+                return Poll::Ready(Some(update));
+            }
+            if let Some(asking) = &mut self.asking {
+                let Poll::Ready(verdict) = Pin::new(&mut asking.opinion).poll(cx) else { return Poll::Pending };
+                self.asked(verdict);
+                continue;
+            }
+            if self.is_over {
+                return Poll::Ready(None);
+            }
             let (prompt, event) = match self.events.poll_recv(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(received)) => received,
@@ -197,16 +216,30 @@ impl Generation {
             OwnedEvent::Embedding(values) => Update::Embedding { prompt, values },
             OwnedEvent::Token { choice, token, text } => {
                 self.track.token();
-                let Some(text) = self.filters.token(prompt, choice, text) else {
+                if let Err(finding) = self.filters.token(prompt, choice, token, text, &mut self.ahead) {
+                    self.track.note(&finding, "refused");
                     self.end_refused(prompt);
-                    return None;
-                };
-                Update::Token { prompt, choice, token, text }
+                }
+                return self.ahead.pop_front();
             }
             OwnedEvent::Finished { choice, text, finish } => {
-                let (text, is_refused) = self.filters.finish(prompt, choice, text);
-                let reason = if is_refused { EndReason::Filtered } else { reason(finish.reason) };
-                self.end(prompt, choice, text, reason, finish)
+                let (ended, finding) = self.filters.finish(prompt, choice, text, &mut self.ahead);
+                for finding in self.filters.records(prompt, choice) {
+                    self.track.note(finding, "recorded");
+                }
+                if let Some(finding) = finding {
+                    self.track.note(&finding, "refused");
+                }
+                let update = match ended {
+                    Ended::Whole(text) => self.end(prompt, choice, text, reason(finish.reason), finish),
+                    Ended::Refused(text) => self.end(prompt, choice, text, EndReason::Filtered, finish),
+                    Ended::Ask(text) => {
+                        self.ask(prompt, choice, text, finish);
+                        return None;
+                    }
+                };
+                self.ahead.push_back(update);
+                return self.ahead.pop_front();
             }
             OwnedEvent::Failed(error) => {
                 let error = self.failed(error);
@@ -214,6 +247,32 @@ impl Generation {
                 Update::Failed(error)
             }
         })
+    }
+
+    /// Asks services about a whole answer.
+    fn ask(&mut self, prompt: usize, choice: usize, text: String, finish: Finish) {
+        let Some(chain) = self.filters.chain().cloned() else { return };
+        let opinion = tokio::task::spawn_blocking(move || chain.check_services(Stage::Output, &text));
+        self.asking = Some(Asking { prompt, choice, finish, opinion });
+    }
+
+    /// Ends the answer that services were asked about.
+    fn asked(&mut self, verdict: Result<Verdict, JoinError>) {
+        let Some(Asking { prompt, choice, finish, .. }) = self.asking.take() else { return };
+        // Without an opinion nothing is let out.
+        let has_opinion = verdict.is_ok();
+        let verdict = verdict.unwrap_or_default();
+        for finding in &verdict.records {
+            self.track.note(finding, "recorded");
+        }
+        if let Some(finding) = &verdict.refused {
+            self.track.note(finding, "refused");
+        }
+        let is_refused = !has_opinion || verdict.refused.is_some();
+        self.filters.asked(prompt, choice, is_refused, &mut self.ahead);
+        let reason = if is_refused { EndReason::Filtered } else { reason(finish.reason) };
+        let update = self.end(prompt, choice, String::new(), reason, finish);
+        self.ahead.push_back(update);
     }
 
     /// Ends a prompt's answers in the engine when all of them are refused; others go on.
@@ -241,7 +300,7 @@ impl Generation {
 
     /// Puts an update back in front.
     pub fn put_back(&mut self, update: Update) {
-        self.put_back.push_front(update);
+        self.ahead.push_front(update);
     }
 
     /// Ends everything that is still going on, because the deadline has passed.

@@ -39,6 +39,17 @@ pub struct OutcomeLabels {
     pub outcome: &'static str,
 }
 
+/// A count per filter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FilterLabels {
+    /// Its name.
+    pub filter: String,
+    /// `input` or `output`.
+    pub stage: &'static str,
+    /// `refused` or `recorded`.
+    pub outcome: &'static str,
+}
+
 /// A number per model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ModelLabels {
@@ -67,8 +78,8 @@ pub struct Metrics {
     pub outcomes: Family<OutcomeLabels, Counter>,
     /// Requests turned away by a limit or a full queue.
     pub turned_away: Counter,
-    /// Texts that a filter refused.
-    pub filtered: Counter,
+    /// What filters found.
+    pub filtered: Family<FilterLabels, Counter>,
     waiting: Family<ModelLabels, Gauge>,
     running: Family<ModelLabels, Gauge>,
     kv_blocks: Family<ModelLabels, Gauge>,
@@ -109,7 +120,7 @@ impl Metrics {
             tokens: Family::default(),
             outcomes: Family::default(),
             turned_away: Counter::default(),
-            filtered: Counter::default(),
+            filtered: Family::default(),
             waiting: Family::default(),
             running: Family::default(),
             kv_blocks: Family::default(),
@@ -139,7 +150,7 @@ impl Metrics {
         r.register("tokens", "Tokens by model, key and kind", self.tokens.clone());
         r.register("generations", "Generations by model and outcome", self.outcomes.clone());
         r.register("turned_away", "Requests turned away by a limit or a full queue", self.turned_away.clone());
-        r.register("filtered", "Texts that a filter refused", self.filtered.clone());
+        r.register("filtered", "What filters found, by filter, stage and outcome", self.filtered.clone());
         r.register("requests_waiting", "Sequences that wait for a place", self.waiting.clone());
         r.register("requests_running", "Sequences that are being computed", self.running.clone());
         r.register("kv_blocks", "Blocks of the KV cache", self.kv_blocks.clone());

@@ -25,6 +25,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("delete", "/v1/responses/{id}"),
     ("get", "/v1/responses/{id}/input_items"),
     ("post", "/v1/embeddings"),
+    ("post", "/v1/moderations"),
     ("post", "/v1/score"),
     ("post", "/tokenize"),
     ("post", "/detokenize"),

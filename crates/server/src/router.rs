@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::api::{admin, chat, completions, embeddings, model_list, responses, score, text};
+use crate::api::{admin, chat, completions, embeddings, model_list, moderations, responses, score, text};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::metrics::RequestLabels;
@@ -40,6 +40,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
         .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/v1/moderations", post(moderations::moderations))
         .route("/v1/score", post(score::score))
         .route("/tokenize", post(text::tokenize))
         .route("/detokenize", post(text::detokenize))

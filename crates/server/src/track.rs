@@ -134,6 +134,11 @@ impl Track {
         self.usage.generated += finish.n_generated;
     }
 
+    /// Records what a filter found.
+    pub fn note(&self, finding: &verve_moderate::Finding, outcome: &'static str) {
+        crate::filter::note(&self.app, &self.request_id, finding, outcome);
+    }
+
     /// Tokens so far.
     pub fn usage(&self) -> Usage {
         self.usage

@@ -16,6 +16,7 @@ use crate::answer::{Whole, collect, json};
 use crate::app::App;
 use crate::conversation::{CallReader, Conversation, Ready};
 use crate::error::ApiError;
+use crate::filter::check_input;
 use crate::format;
 use crate::generation::{EndReason, Generation, Update};
 use crate::models::Loaded;
@@ -195,6 +196,7 @@ pub async fn chat(
     let client = caller.client();
     let Prepared { ready, view, stream: is_stream, include_usage } =
         blocking(move || prepare(&body, &model, client)).await?;
+    check_input(&app, &caller, || ready.said).await?;
     let request = ready.request;
     caller.admit(&app, request.prompt.len() + request.params.max_tokens * request.n)?;
     let track = Track::new(&app, &caller, "/v1/chat/completions", &view.model.name);

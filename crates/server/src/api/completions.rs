@@ -16,6 +16,7 @@ use crate::access::Caller;
 use crate::answer::{Outcome, Whole, collect, json};
 use crate::app::App;
 use crate::error::ApiError;
+use crate::filter::check_input;
 use crate::generation::{EndReason, Generation, Update};
 use crate::models::Loaded;
 use crate::parse::{fields, kind, only_known, request};
@@ -255,6 +256,7 @@ pub async fn completions(
     let client = caller.client();
     let Prepared { requests, mut view, stream: is_stream, include_usage } =
         blocking(move || prepare(&body, &model, client)).await?;
+    check_input(&app, &caller, || view.prompt_text(&requests)).await?;
     let n_prompts = requests.len();
     let tokens: usize = requests.iter().map(|r| r.prompt.len() + r.params.max_tokens * r.n.max(r.best_of)).sum();
     caller.admit(&app, tokens)?;
@@ -303,6 +305,12 @@ struct Choice {
 }
 
 impl View {
+    /// What the request says, for filters.
+    fn prompt_text(&self, requests: &[Request]) -> String {
+        let texts: Vec<String> = requests.iter().map(|request| plain_text(&self.model, &request.prompt)).collect();
+        texts.join("\n")
+    }
+
     fn whole(&mut self, outcomes: Vec<Outcome>, usage: UsageObject, timings: Timings) -> impl Serialize + '_ {
         let mut choices = Vec::with_capacity(outcomes.len() * self.n);
         for (prompt, outcome) in outcomes.into_iter().enumerate() {

@@ -5,6 +5,7 @@ pub mod chat;
 pub mod completions;
 pub mod embeddings;
 pub mod model_list;
+pub mod moderations;
 pub mod responses;
 pub mod score;
 pub mod text;

@@ -15,6 +15,7 @@ use crate::answer::{Whole, collect, json as respond};
 use crate::app::App;
 use crate::conversation::{CallReader, Conversation};
 use crate::error::ApiError;
+use crate::filter::check_input;
 use crate::format;
 use crate::generation::{EndReason, Generation, Update};
 use crate::models::Loaded;
@@ -88,6 +89,8 @@ struct Prepared {
     request: verve_engine::Request,
     view: View,
     stream: bool,
+    /// What the messages say, for filters.
+    said: String,
 }
 
 /// How the response is shown.
@@ -292,7 +295,7 @@ fn prepare(app: &App, body: &Value, model: &Arc<Loaded>, client: u64) -> Result<
         calls: ready.calls,
         keep: store.then_some(Keep { messages: kept, input }),
     };
-    Ok(Prepared { request: ready.request, view, stream: asked.stream.unwrap_or(false) })
+    Ok(Prepared { request: ready.request, view, stream: asked.stream.unwrap_or(false), said: ready.said })
 }
 
 /// `POST /v1/responses`.
@@ -310,8 +313,9 @@ pub async fn create(
     let model = app.models.get(model_name(&body)?).await?;
     let client = caller.client();
     let shared = app.clone();
-    let Prepared { request, view, stream: is_stream } =
+    let Prepared { request, view, stream: is_stream, said } =
         blocking(move || prepare(&shared, &body, &model, client)).await?;
+    check_input(&app, &caller, || said).await?;
     caller.admit(&app, request.prompt.len() + request.params.max_tokens)?;
     let track = Track::new(&app, &caller, "/v1/responses", &view.model.name);
     let mut generation = Generation::start(&app, view.model.clone(), vec![request], track)?;

@@ -1,10 +1,12 @@
 //! `verve serve`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use verve_access::KeyStore;
+use verve_moderate::{Chain, ModerationConfig};
 use verve_server::{App, Registry, ServerOptions, TlsFiles};
 
 use self::loader::{Loader, Sizes};
@@ -40,13 +42,21 @@ pub fn run(machine: &MachineArgs, args: ServeArgs) -> Result<()> {
         eprintln!("model {}: {} of memory, context {} tokens", entry.name, units::bytes(entry.bytes), entry.n_ctx);
     }
     let needs_key = keys.is_some() || options.api_key.is_some();
-    let app = App::new(options, models, keys);
+    let app = App::new(options, models, keys, moderation(&settings, args.config.as_deref())?);
     verve_server::run(app, |server| {
         let ready = started.elapsed().as_secs_f64() * 1e3;
         let access = if needs_key { "with a key" } else { "without a key, from this machine" };
         eprintln!("ready after {ready:.0} ms, {access}: {} (playground), {0}/v1 (API)", server.url());
     })?;
     Ok(())
+}
+
+/// The filters of the configuration file; paths in it are seen from its folder.
+fn moderation(settings: &ServeSettings, file: Option<&Path>) -> Result<Option<Chain>> {
+    let Some(table) = &settings.moderation else { return Ok(None) };
+    let config: ModerationConfig = table.clone().try_into().context("[serve.moderation]")?;
+    let folder = file.and_then(Path::parent).unwrap_or(Path::new("."));
+    Ok(Some(Chain::from_config(&config, folder)?))
 }
 
 fn log(settings: &ServeSettings) -> Result<()> {
