@@ -162,6 +162,23 @@ fn a_quiet_file_is_not_read_again_and_a_change_still_shows() {
 }
 
 #[test]
+fn two_changes_in_one_tick_of_the_file_system_both_show() {
+    let (_folder, path) = place();
+    let store = KeyStore::open_or_create(&path).unwrap();
+    let (tick, now) = (std::time::SystemTime::now(), UnixMillis::now());
+    let stamp = || fs::File::options().append(true).open(&path).unwrap().set_modified(tick).unwrap();
+    let other = KeyStore::open(&path).unwrap();
+    for names in [["a", "b"], ["c", "d"], ["e", "f"], ["g", "h"]] {
+        // Two, after which the file tends to be as long as it was.
+        for name in names {
+            other.add(NewKey::named(name), now).unwrap();
+        }
+        stamp();
+        assert_eq!(store.refresh().unwrap(), Refreshed::Keys, "{names:?}");
+    }
+}
+
+#[test]
 fn usage_is_kept_by_key_and_day() {
     let (_folder, path) = place();
     let store = KeyStore::open_or_create(&path).unwrap();

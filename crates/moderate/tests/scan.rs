@@ -58,6 +58,8 @@ fn what_is_refused_is_never_sent() {
     assert_eq!(refused(&patterns, &["a x12", "345y"]), "a ");
     let card = filter("builtin = ['card-number']");
     assert_eq!(refused(&card, &["No. 7: 4111 1111", " 1111 11", "11"]), "No. 7: ");
+    let repeated = filter("patterns = ['a{1,3}b']");
+    assert_eq!(refused(&repeated, &["xa", "aab"]), "x");
     // The match that ends first counts; one that began before it is not sent either.
     let two = filter("patterns = ['abcdefgh', 'cd']");
     assert_eq!(refused(&two, &["xxab", "cde"]), "xx");
@@ -111,8 +113,8 @@ fn make_everything() -> Chain {
 }
 
 /// Expressions with assertions of every kind and characters of several bytes.
-const PATTERNS: [&str; 7] =
-    [r"\b1a{1,3}\b", r"^\s{0,2}b1", "ä.{1,2}ä$", "(?m)a$", r"(?-u:\b)1-1", "a[^ab]{2,3}b", "(?i)ÄB|B1-"];
+const PATTERNS: [&str; 8] =
+    ["b{1,3}A", r"\b1a{1,3}\b", r"^\s{0,2}b1", "ä.{1,2}ä$", "(?m)a$", r"(?-u:\b)1-1", "a[^ab]{2,3}b", "(?i)ÄB|B1-"];
 
 /// Where the matches begin that end first, found by trying all places.
 fn first_match(text: &str) -> Option<(usize, usize)> {
