@@ -161,7 +161,7 @@ export const checks = {
     const stats = await page.locator(".stats").textContent();
     assert.match(stats, new RegExp(`\\b${usage.completion_tokens} tokens · [\\d.,]+ tokens/s · first token after [\\d.]+ m?s`));
     assert.match(stats, new RegExp(`prompt of ${usage.prompt_tokens} tokens`));
-    assert.match(stats, /^Server: .*tokens\/s$/m);
+    assert.match(stats, /^Server: first token after .* tokens\/s/m);
     assert.match(await page.locator("#live").textContent(), /Generating\..*Done\./s, "screen readers hear of it");
     return JSON.stringify(text.slice(0, 50));
   },
@@ -181,9 +181,11 @@ export const checks = {
     assert.equal(await answer(page.locator("#completion-answers")), text, "nothing comes after it");
     const { models, recent } = await json(session, "/admin/status");
     assert.equal(models.reduce((sum, { running, waiting }) => sum + running + waiting, 0), 0, "the server has stopped too");
-    const kept = recent?.find(({ endpoint }) => endpoint.includes("completions"));
-    if (kept?.completion_tokens) assert.ok(kept.completion_tokens < 1400, `${kept.completion_tokens} tokens were made`);
-    return `recorded with status ${kept?.status} after ${kept?.completion_tokens} tokens`;
+    const shown = await page.locator(".tok").count();
+    const [{ status, completion_tokens: made }] = recent;
+    assert.equal(status, "cancelled");
+    assert.ok(made < shown + 64, `${made} tokens were made, ${shown} were shown`);
+    return `${made} tokens were made, ${shown} were shown`;
   },
 
   async "cleared or restored while an answer comes: nothing is mixed up"({ session, open }) {
@@ -301,7 +303,7 @@ export const checks = {
   },
 
   async "exact prompt: text, tokens and ids as the model reads them"({ session, open, shot }) {
-    const page = await open();
+    const page = await open({ permissions: ["clipboard-read", "clipboard-write"] });
     await complete(page, "Hello,  wörld 🙂\nnew line", { temperature: 0, max_tokens: 4 });
     await page.click("#tab-prompt");
     await page.waitForSelector(".chip-token");
@@ -312,11 +314,12 @@ export const checks = {
     if (!(await chats(session))) return NO_CHAT;
     await page.click("#mode-chat");
     await page.fill("#message", "Hello there");
-    await page.getByText("assistant", { exact: true }).waitFor();
     const { tokens: ids } = await json(session, "/apply-template", { model: name, messages: [{ role: "user", content: "Hello there" }], add_generation_prompt: true });
-    await page.waitForFunction((n) => document.querySelectorAll(".chip-token").length === n, ids.length);
-    assert.deepEqual(await page.locator(".chip-token .id").allInnerTexts(), ids.map(String));
+    await page.waitForFunction((wanted) => [...document.querySelectorAll(".chip-token .id")].map((node) => node.textContent).join(" ") === wanted, ids.join(" "));
     await shot(page, "exact-prompt");
+    await page.getByRole("button", { name: "Copy text" }).click();
+    const { prompt } = await json(session, "/apply-template", { model: name, messages: [{ role: "user", content: "Hello there" }] });
+    assert.equal(await page.evaluate(() => navigator.clipboard.readText()), prompt);
     await page.click("#chat .run");
     await page.waitForSelector("#chat .message.assistant");
     await done(page);
@@ -626,7 +629,7 @@ export const checks = {
   async "keys: without one the page says so in the server's words; with one all works"({ session, open, shot }) {
     if (!session.model) return OTHERS;
     const file = join(session.folder, "keys.redb");
-    const secret = session.addKey(file, "the page", "generate,admin");
+    const secret = session.addKey(file, "the page", "generate,score,admin");
     const server = await session.serve(0, "--keys", file);
     try {
       const page = await open({ base: server.base, refusals: true, wait: false });

@@ -13,6 +13,7 @@ const { values: options } = parseArgs({
     chromium: { type: "string", default: process.env.CHROMIUM ?? "/usr/bin/chromium" },
     shots: { type: "string" },
     server: { type: "string" },
+    web: { type: "string" },
     only: { type: "string" },
   },
 });

@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { chromium } from "playwright-core";
 
 /** What Chromium writes for an answer of 400 and more: expected where a check asks for an error. */
@@ -51,6 +51,7 @@ export class Session {
       contexts.push(context);
       const page = await context.newPage();
       watch(page, base, seen, refusals);
+      if (this.options.web) await page.route((url) => /^\/(admin|assets\/[\w.]+)?$/.test(url.pathname), (route) => fromFolder(route, this.options.web));
       page.setDefaultTimeout(20_000);
       await page.goto(base + path);
       if (path === "/" && wait) await page.waitForSelector("#model:not([disabled])");
@@ -114,6 +115,15 @@ export class Server {
     await this.ended;
     clearTimeout(late);
   }
+}
+
+/** The page's files as they are in a folder, with the headers that the server gives them. */
+async function fromFolder(route, folder) {
+  const response = await route.fetch().catch(() => null);
+  if (!response) return route.abort("connectionrefused");
+  const name = { "/": "index.html", "/admin": "admin.html" }[new URL(route.request().url()).pathname];
+  const file = join(folder, name ?? basename(route.request().url()));
+  return route.fulfill({ response, body: readFileSync(file, "utf8") });
 }
 
 function watch(page, base, seen, refusals) {

@@ -1,7 +1,7 @@
 // The administrator's page: asks for /admin/status every second and shows it. It changes nothing on the server.
 
 import { key, request } from "./api.js";
-import { announce, byId, bytes, count, duration, el, millis, percent, rate, svg, themeButton } from "./page.js";
+import { announce, byId, bytes, count, duration, el, millis, percent, plural, rate, svg, themeButton } from "./page.js";
 
 /** How often to ask, in milliseconds, and how long to wait at most when nobody answers. */
 const EVERY = 1000;
@@ -92,11 +92,12 @@ function show(status) {
 }
 
 /** Sums over the models. */
-function totals({ models, uptime_s: uptime }) {
+function totals({ models, uptime_s: uptime, connections }) {
   const sum = (name) => models.reduce((total, one) => total + (one[name] ?? 0), 0);
   return {
     at: performance.now(),
     uptime,
+    connections,
     running: sum("running"),
     waiting: sum("waiting"),
     limit: sum("limit"),
@@ -123,8 +124,8 @@ function sample(now) {
 function tiles(now) {
   const { generated } = samples.at(-1);
   const all = [
-    ["Running", count(now.running), now.limit ? `of ${count(now.limit)}` : ""],
-    ["Waiting", count(now.waiting), ""],
+    ["Running", count(now.running), plural(now.connections, "connection")],
+    ["Waiting", count(now.waiting), now.limit ? `room for ${count(now.limit)}` : ""],
     ["Generating", rate(generated), "tokens/s"],
     ["Prompt found in cache", now.prompt ? percent(now.cached / now.prompt) : "none yet", ""],
     ["KV cache in use", now.blocks ? percent(now.used / now.blocks) : "none", ""],
@@ -167,12 +168,15 @@ function drawChart(node, { id, title, unit, text }) {
 function model(one) {
   const { name, state: kind } = one;
   const head = el("header", {}, el("h3", {}, name), el("span", { class: `state ${kind}` }, kind));
-  if (kind !== "loaded") return el("article", { class: "card" }, head, el("p", { class: "note" }, kind === "loading" ? "Being read into memory." : "Read into memory when somebody asks for it."));
+  if (kind !== "loaded") {
+    const words = { loading: "Being read into memory.", unloaded: "Read into memory when somebody asks for it." };
+    return el("article", { class: "card" }, head, el("p", { class: kind === "failed" ? "bad" : "note" }, one.error ?? words[kind]), el("p", { class: "note" }, one.bytes ? `${bytes(one.bytes)}` : ""));
+  }
   const facts = [
     ["Memory", bytes(one.bytes)],
     ["Context", count(one.n_ctx)],
-    ["Running", `${count(one.running)} of ${count(one.limit)}`],
-    ["Waiting", count(one.waiting)],
+    ["Running", count(one.running)],
+    ["Waiting", `${count(one.waiting)} of ${count(one.limit)}`],
     ["Requests", count(one.requests)],
     ["Steps", count(one.steps)],
     ["Prompt tokens", count(one.prompt_tokens)],
@@ -206,12 +210,15 @@ const KEY_COLUMNS = [
   ["Requests today", ({ requests_today: n, limits }) => usage(n, limits?.requests_per_day), "n"],
   ["Tokens today", ({ tokens_today: n, limits }) => usage(n, limits?.tokens_per_day), "n"],
   ["Limits a minute", ({ limits }) => minute(limits)],
-  ["Last used", ({ last_used: at }) => (at ? `${duration(Date.now() / 1000 - seconds(at))} ago` : "never")],
+  ["Last used", ({ last_used: at }) => (at ? `${duration(Date.now() / 1000 - at)} ago` : "never")],
 ];
 
+/** How requests end that is nobody's fault. */
+const OUTCOMES = { done: "fine", cancelled: "note" };
+
 const RECENT_COLUMNS = [
-  ["Time", ({ time }) => new Date(seconds(time) * 1000).toLocaleTimeString()],
-  ["Status", ({ status }) => el("span", { class: status >= 400 ? "bad" : null }, String(status))],
+  ["Time", ({ time }) => new Date(time * 1000).toLocaleTimeString()],
+  ["Outcome", ({ status }) => el("span", { class: OUTCOMES[status] ?? "bad" }, status)],
   ["Endpoint", ({ endpoint }) => endpoint],
   ["Model", ({ model: name }) => name ?? ""],
   ["Key", ({ key: name }) => name ?? ""],
@@ -224,11 +231,8 @@ const RECENT_COLUMNS = [
 
 const optional = (value, text) => (value === null || value === undefined ? "" : text(value));
 
-/** Times come as seconds or as RFC 3339 text. */
-const seconds = (time) => (typeof time === "number" ? time : Date.parse(time) / 1000);
-
 function keyState({ revoked, expires_at: expires }) {
-  const left = expires ? seconds(expires) - Date.now() / 1000 : null;
+  const left = expires ? expires - Date.now() / 1000 : null;
   if (revoked) return el("span", { class: "state gone" }, "revoked");
   if (left !== null && left <= 0) return el("span", { class: "state gone" }, "expired");
   if (left !== null) return el("span", { class: "state warn" }, `for ${duration(left)}`);

@@ -191,12 +191,11 @@ function measured({ start, first, last, tokens }, { usage, timings }) {
   }
   const lines = [page.join(" · ")];
   if (timings) {
-    const { queue_ms: queue, prompt_ms: prompt, first_token_ms: token, tokens_per_second: speed } = timings;
+    const { first_token_ms: token, tokens_per_second: speed, total_ms: total } = timings;
     const server = [];
-    if (queue !== undefined) server.push(`queued ${millis(queue)}`);
-    if (prompt !== undefined) server.push(`prompt ${millis(prompt)}`);
     if (token !== undefined) server.push(`first token after ${millis(token)}`);
     if (speed) server.push(`${rate(speed)} tokens/s`);
+    if (total !== undefined) server.push(`${millis(total)} in all`);
     lines.push(`Server: ${server.join(" · ")}`);
   }
   return lines;

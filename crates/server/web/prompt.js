@@ -1,12 +1,13 @@
 // The exact prompt: what the model reads, with the template's marks, and each token with its id.
 
 import { request } from "./api.js";
-import { el, plural } from "./page.js";
+import { copy, el, icon, plural } from "./page.js";
 import { visible } from "./tokens.js";
 
 /** Tokens shown at most: more make the page slow and nobody reads them. */
 const MOST = 4000;
 
+const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** The panel. `ask()` gives the present `{mode, model, body}`. */
@@ -15,7 +16,9 @@ export class PromptPanel {
   #timer = 0;
   #asked = null;
   #ids = null;
+  #text = "";
   #read = null;
+  #tools;
   #body = el("div", { class: "exact" });
   #status = el("p", { class: "note", "aria-live": "polite" });
   #last = el("p", { class: "note" });
@@ -23,7 +26,9 @@ export class PromptPanel {
   constructor(place, ask) {
     this.ask = ask;
     const intro = el("p", { class: "help" }, "What the model reads: the text with the template's marks, token by token, with the ids below.");
-    place.replaceChildren(intro, this.#status, this.#body, this.#last);
+    const button = (name, text) => el("button", { type: "button", onclick: (event) => copy(text(), event.currentTarget) }, icon("copy"), el("span", { class: "text" }, name));
+    this.#tools = el("div", { class: "actions", hidden: true }, button("Copy text", () => this.#text), button("Copy ids", () => JSON.stringify(this.#ids)));
+    place.replaceChildren(intro, this.#status, this.#body, this.#tools, this.#last);
   }
 
   /** While the panel is seen it follows the prompt. */
@@ -47,15 +52,18 @@ export class PromptPanel {
     this.#asked?.abort();
     const asked = (this.#asked = new AbortController());
     try {
-      const { tokens, text } = await exact(this.ask(), asked.signal);
+      const tokens = await exact(this.ask(), asked.signal);
       this.#ids = tokens.map(({ id }) => id);
+      this.#text = decoder.decode(Uint8Array.from(tokens.flatMap(({ bytes }) => [...bytes])));
+      this.#tools.hidden = tokens.length === 0;
       this.#status.textContent = plural(tokens.length, "token");
       this.#status.classList.remove("bad");
-      this.#body.replaceChildren(...(tokens.some(({ piece }) => piece !== null) ? tokens.slice(0, MOST).flatMap(chip) : [el("pre", {}, text), el("pre", {}, this.#ids.slice(0, MOST).join(" "))]));
+      this.#body.replaceChildren(...tokens.slice(0, MOST).flatMap(chip));
       if (tokens.length > MOST) this.#body.append(el("p", { class: "note" }, `and ${plural(tokens.length - MOST, "token")} more`));
     } catch (error) {
       if (error.name === "AbortError") return;
       this.#ids = null;
+      this.#tools.hidden = true;
       this.#body.replaceChildren();
       this.#status.textContent = error.message;
       this.#status.classList.add("bad");
@@ -70,28 +78,15 @@ export class PromptPanel {
   }
 }
 
-/** Text and tokens of what would be sent. */
+/** The tokens of what would be sent, as `{id, bytes}`. */
 async function exact({ mode, model, body }, signal) {
-  if (mode === "completion") {
-    const { tokens } = await request("POST", "/tokenize", { model, prompt: body.prompt, add_special_tokens: true, with_pieces: true }, signal);
-    return { text: body.prompt, tokens: tokens.map(piece) };
-  }
-  const { prompt, tokens: ids } = await request("POST", "/apply-template", { model, messages: body.messages, add_generation_prompt: true }, signal);
-  const { tokens } = await request("POST", "/tokenize", { model, prompt, add_special_tokens: false, with_pieces: true }, signal);
-  const pieces = tokens.map(piece);
-  // The pieces are only shown if they are the tokens that will be read.
-  const same = pieces.length === ids.length && pieces.every(({ id }, at) => id === ids[at]);
-  return { text: prompt, tokens: same ? pieces : ids.map((id) => ({ id, piece: null })) };
+  const what = mode === "completion" ? { prompt: body.prompt, add_special_tokens: true } : { messages: body.messages, add_generation_prompt: true };
+  const { tokens } = await request("POST", "/tokenize", { model, ...what, with_pieces: true }, signal);
+  return tokens.map(({ id, piece }) => ({ id, bytes: typeof piece === "string" ? encoder.encode(piece) : Uint8Array.from(piece) }));
 }
 
-/** A piece is a string, or bytes where it is no whole text. */
-function piece(token) {
-  if (typeof token === "number") return { id: token, piece: null };
-  const text = Array.isArray(token.piece) ? decoder.decode(Uint8Array.from(token.piece)) : token.piece;
-  return { id: token.id, piece: text };
-}
-
-function chip({ id, piece: text }) {
+function chip({ id, bytes }) {
+  const text = decoder.decode(bytes);
   const special = /^<.*>$|^\[[A-Z_]+\]$/.test(text) && text.length > 2;
   const node = el("span", { class: special ? "chip-token special" : "chip-token" }, el("code", {}, visible(text)), el("span", { class: "id" }, String(id)));
   return text.includes("\n") ? [node, el("span", { class: "turn" })] : node;
