@@ -300,20 +300,18 @@ impl Maker<'_> {
     }
 
     fn builtin(&self, forms: &[Builtin]) -> Result<Vec<Look>, ModerationError> {
-        let (mut looks, mut expressions) = (Vec::new(), Vec::new());
+        let mut looks = Vec::new();
         for builtin in forms {
-            match builtin.form() {
-                Form::Number(kind) => looks.push(Look::Number(kind)),
+            looks.push(match builtin.form() {
+                Form::Number(kind) => Look::Number(kind),
                 Form::Patterns(patterns) => {
-                    for pattern in patterns {
+                    let expressions = patterns.iter().map(|pattern| {
                         let expression = patterns::parse(pattern, Some(Builtin::LONGEST));
-                        expressions.push(expression.map_err(|why| self.entry(format!("{builtin:?}"), why))?);
-                    }
+                        expression.map_err(|why| self.entry(format!("{builtin:?}"), why))
+                    });
+                    self.compile(&expressions.collect::<Result<Vec<_>, _>>()?)?
                 }
-            }
-        }
-        if !expressions.is_empty() {
-            looks.push(self.compile(&expressions)?);
+            });
         }
         if looks.is_empty() {
             return Err(ModerationError::Empty { filter: self.name(), what: "builtin" });

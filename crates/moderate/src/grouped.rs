@@ -37,6 +37,17 @@ const COUNTRIES: &str = "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 
     LU20 LV21 LY25 MC27 MD24 ME22 MK19 MR27 MT31 MU30 NL18 NO15 PK24 PL28 PS29 PT25 QA29 RO24 RS22 SA24 SC31 SE24 SI19 SK24 \
     SM27 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20";
 
+/// The same by the letters' numbers; 0 for no country.
+const LENGTHS: [[u8; 26]; 26] = {
+    let (text, mut table, mut at) = (COUNTRIES.as_bytes(), [[0; 26]; 26], 0);
+    while at < text.len() {
+        let length = (text[at + 2] - b'0') * 10 + (text[at + 3] - b'0');
+        table[(text[at] - b'A') as usize][(text[at + 1] - b'A') as usize] = length;
+        at += 5;
+    }
+    table
+};
+
 impl Number {
     /// The character as it counts in such a number: full-width forms are the same as ASCII's, small letters as capitals.
     fn accept(self, c: char) -> Option<u8> {
@@ -60,7 +71,7 @@ impl Number {
             Self::Card => ISSUERS.iter().any(|issuer| issuer_fits(issuer, begun) && begun.len() <= issuer.3),
             Self::Iban => match begun {
                 [] => true,
-                [a] => COUNTRIES.split(' ').any(|country| country.as_bytes()[0] == *a),
+                [a] => a.is_ascii_uppercase(),
                 [_, _, rest @ ..] => {
                     country_length(begun).is_some_and(|length| begun.len() <= length)
                         && rest.iter().take(2).all(u8::is_ascii_digit)
@@ -91,11 +102,9 @@ fn issuer_fits(&(from, to, ..): &(u32, u32, usize, usize), begun: &[u8]) -> bool
 }
 
 fn country_length(number: &[u8]) -> Option<usize> {
-    let code = number.get(..2)?;
-    COUNTRIES
-        .split(' ')
-        .find(|country| country.as_bytes().starts_with(code))
-        .and_then(|country| country[2..].parse().ok())
+    let [a, b, ..] = number else { return None };
+    let row = LENGTHS.get(usize::from(a.checked_sub(b'A')?))?;
+    row.get(usize::from(b.checked_sub(b'A')?)).map(|length| usize::from(*length)).filter(|length| *length > 0)
 }
 
 fn luhn(digits: &[u8]) -> bool {
