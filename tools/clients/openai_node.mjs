@@ -119,7 +119,7 @@ await check("moderations", async () => {
 await check("errors: the client's classes", async () => {
   await assert.rejects(client.withOptions({ apiKey: "sk-wrong" }).models.list(), OpenAI.AuthenticationError);
   await assert.rejects(complete({ model: "no-such-model" }), (e) => e instanceof OpenAI.NotFoundError && e.code === "model_not_found");
-  await assert.rejects(complete({ temperature: 9 }), (e) => e instanceof OpenAI.BadRequestError && e.param === "temperature" && e.requestID);
+  await assert.rejects(complete({ temperature: 9 }), (e) => e instanceof OpenAI.BadRequestError && e.param === "temperature" && Boolean(e.requestID));
 });
 await check("cancellation: an aborted stream ends, and the next request is answered", async () => {
   const stream = await complete({ stream: true, max_tokens: 4000, ignore_eos: true });

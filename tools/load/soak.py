@@ -42,6 +42,9 @@ SYSTEMS = ["You are a helpful assistant who answers briefly.", "You are a poet o
 SUBJECTS = ["the moon", "a lighthouse", "bread", "the number seven", "rain in April", "old maps", "a red bicycle", "glaciers", "cats",
             "the postman", "salt", "a bridge of stone", "tomorrow", "violins", "the colour of leaves", "étoiles 🌟 and naïve emoji 👩‍🚀"]
 
+# Not understood as HTTP at all: a bare status will do.
+NO_HTTP = {"headers without end", "two lengths", "TLS in the clear", "no HTTP"}
+
 
 class Failures:
     """What went wrong, counted; the first few of each kind are printed as they come."""
@@ -220,15 +223,20 @@ class Soak:
     async def bad(self, what, data, statuses, timeout=15, eof=False):
         """Sends bytes; wants one of the statuses (0: the connection may simply end), within the time."""
         connection = await Connection.open(self.port)
+
+        async def send():
+            try:
+                for piece in data:
+                    await connection.send(piece)
+                if eof:
+                    connection.writer.write_eof()
+            except ConnectionError:
+                pass  # refused before all of it was taken
+
+        # The answer may come, and the connection end, while we still send.
+        sending = asyncio.create_task(send())
         try:
             async with asyncio.timeout(timeout):
-                try:
-                    for piece in data:
-                        await connection.send(piece)
-                    if eof:
-                        connection.writer.write_eof()
-                except ConnectionError:
-                    pass  # refused before all of it was taken; the answer may still be readable
                 try:
                     status = await connection.head()
                     text = await connection.body()
@@ -237,11 +245,12 @@ class Soak:
         except TimeoutError:
             return self.failures.note(f"{what}: no answer in {timeout} s")
         finally:
+            sending.cancel()
             connection.close()
         self.counts[f"{what}: {status}"] += 1
         if status not in statuses:
             self.failures.note(f"{what}: status {status}", text)
-        elif status and status != 200:
+        elif status and status != 200 and (text or what not in NO_HTTP):
             try:
                 assert set(json.loads(text)["error"]) >= {"message", "type", "param", "code"}
             except (ValueError, KeyError, AssertionError):
