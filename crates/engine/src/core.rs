@@ -12,7 +12,7 @@ use crate::error::EngineError;
 use crate::group::{Group, Tools};
 use crate::model::StepModel;
 use crate::params::SamplingParams;
-use crate::request::{AnswerToken, Event, FinishReason, MAX_CHOICES, OnEvent, Pooling, Request};
+use crate::request::{AnswerToken, Event, Finish, FinishReason, MAX_CHOICES, OnEvent, Pooling, Request};
 use crate::sampler::Sampler;
 use crate::schedule::{Outcome, Outputs, Plan, Scheduler, SchedulerLimits, Segment, Submission};
 use crate::vocabulary::Vocabulary;
@@ -578,6 +578,7 @@ fn report_recorded(request: usize, group: &Group, on_event: OnEvent<'_>) {
     let mut records: Vec<&crate::group::Record> = group.choices.iter().filter_map(|c| c.record.as_ref()).collect();
     // Stable: of equally likely answers the first computed is the first.
     records.sort_by(|a, b| b.likelihood().total_cmp(&a.likelihood()));
+    let others = records.iter().skip(group.request.n).map(|record| record.tokens.len()).sum();
     for (choice, record) in records.into_iter().take(group.request.n).enumerate() {
         for (AnswerToken { id, logprob, alternatives }, text) in &record.tokens {
             let logprob = logprob.filter(|_| group.with_logprobs);
@@ -585,6 +586,7 @@ fn report_recorded(request: usize, group: &Group, on_event: OnEvent<'_>) {
             let _ = on_event(Event::Token { request, choice, id: *id, text, logprob, alternatives });
         }
         if let Some(finish) = record.finish {
+            let finish = Finish { n_discarded: if choice == 0 { others } else { 0 }, ..finish };
             let _ = on_event(Event::Finished { request, choice, text: &record.last_text, finish });
         }
     }

@@ -208,14 +208,14 @@ impl Group {
         let (n_prompt, n_cached) = (self.n_prompt, self.n_cached.unwrap_or(0));
         self.n_open -= 1;
         let Some(choice) = self.choices.get_mut(choice) else {
-            return ("", Finish { reason, n_prompt, n_cached, n_generated: 0 });
+            return ("", Finish { reason, n_prompt, n_cached, n_generated: 0, n_discarded: 0 });
         };
         choice.is_complete = true;
         let piece = choice.text.finish();
         // What was held back may complete a stop string, but does not undo a cancellation.
         let stopped = piece.stopped && reason != FinishReason::Cancelled;
         let reason = if stopped { FinishReason::Stop } else { reason };
-        let finish = Finish { reason, n_prompt, n_cached, n_generated: choice.n_generated };
+        let finish = Finish { reason, n_prompt, n_cached, n_generated: choice.n_generated, n_discarded: 0 };
         if let Some(record) = &mut choice.record {
             record.last_text.push_str(piece.text);
             record.finish = Some(finish);

@@ -113,6 +113,8 @@ pub struct Finish {
     pub n_cached: usize,
     /// Tokens chosen, an end-of-text token included.
     pub n_generated: usize,
+    /// Tokens of answers that were computed for `best_of` and are not reported; with the first answer only.
+    pub n_discarded: usize,
 }
 
 /// One token of a prompt or an answer.

@@ -87,7 +87,7 @@ proptest! {
                 Ok(answers) => {
                     let answer = &answers.choices[0];
                     prop_assert_eq!(&answer.text, &expected.text());
-                    prop_assert_eq!(Some(Finish { n_cached: 0, ..answer.finish }), expected.finish);
+                    prop_assert_eq!(Some(Finish { n_cached: 0, n_discarded: 0, ..answer.finish }), expected.finish);
                     let tokens: Vec<_> = answer.tokens.iter().map(|t| (t.id, t.logprob.map(f32::to_bits))).collect();
                     prop_assert_eq!(tokens, expected.tokens.iter().map(|t| (t.id, t.logprob)).collect::<Vec<_>>());
                 }
@@ -178,7 +178,7 @@ fn a_bad_request_fails_alone_and_says_why() {
     let expected = expected(&good(), 100);
     assert_eq!(
         expected.finish,
-        Some(Finish { reason: FinishReason::Length, n_prompt: 3, n_cached: 0, n_generated: 9 })
+        Some(Finish { reason: FinishReason::Length, n_prompt: 3, n_cached: 0, n_generated: 9, n_discarded: 0 })
     );
     for (place, record) in found.iter().enumerate() {
         match place % 2 {
@@ -210,8 +210,9 @@ fn a_cache_that_is_too_small_for_one_request_is_its_error() {
 fn an_answer_ends_where_the_context_ends() {
     let requests = [request(&[1; 90], greedy(500)), request(&[1; 100], greedy(500)), request(&[2; 100], greedy(1))];
     let found = Mock::new(100, 32, 2, 4).run(&requests);
-    let finish =
-        |n_prompt, n_generated| Some(Finish { reason: FinishReason::Length, n_prompt, n_cached: 0, n_generated });
+    let finish = |n_prompt, n_generated| {
+        Some(Finish { reason: FinishReason::Length, n_prompt, n_cached: 0, n_generated, n_discarded: 0 })
+    };
     let finishes: Vec<_> = found.iter().map(|record| record.finish).collect();
     assert_eq!(finishes, [finish(90, 11), finish(100, 1), finish(100, 1)]);
 }
@@ -259,4 +260,17 @@ fn work_is_shared_and_no_token_is_computed_twice() {
     assert_eq!(run(64, 1), totals(120));
     // Two steps for each prompt, and two requests at once.
     assert_eq!(run(10, 2).rows, rows);
+}
+
+#[test]
+fn tokens_of_answers_that_are_not_reported_are_counted_once() {
+    let params = SamplingParams { ignore_eos: true, max_tokens: 7, ..SamplingParams::default() };
+    let requests = [Request { n: 2, best_of: 5, ..request(&[1], params) }];
+    let (vocabulary, cancel) = (vocabulary(), AtomicBool::new(false));
+    let batch = Batch { requests: &requests, vocabulary: &vocabulary, cancel: &cancel };
+    let (mut answers, totals) = answer(&mut Mock::new(100, 32, 5, 12), &batch).unwrap();
+    let counts = |answer: &Answer| (answer.finish.n_generated, answer.finish.n_discarded);
+    let answers = answers.remove(0).unwrap();
+    assert_eq!(answers.choices.iter().map(counts).collect::<Vec<_>>(), [(7, 3 * 7), (7, 0)]);
+    assert_eq!(totals.n_generated, 5 * 7);
 }

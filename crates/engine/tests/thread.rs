@@ -70,7 +70,10 @@ fn many_users_at_once_get_what_they_asked_for() {
                         let whole = expected(&request, 200);
                         let (_, events) = submit(&handle, request).unwrap();
                         let (text, finish) = text(events).unwrap();
-                        assert_eq!((text, Some(Finish { n_cached: 0, ..finish })), (whole.text(), whole.finish));
+                        assert_eq!(
+                            (text, Some(Finish { n_cached: 0, n_discarded: 0, ..finish })),
+                            (whole.text(), whole.finish)
+                        );
                     }
                 });
             }

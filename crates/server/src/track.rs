@@ -131,7 +131,7 @@ impl Track {
             self.usage.prompt += finish.n_prompt;
             self.usage.cached += finish.n_cached;
         }
-        self.usage.generated += finish.n_generated;
+        self.usage.generated += finish.n_generated + finish.n_discarded;
     }
 
     /// Records what a filter found.

@@ -171,7 +171,7 @@ pub fn expected(request: &Request, n_ctx: usize) -> Record {
     }
     if answers.is_empty() {
         let reason = FinishReason::Length;
-        let finish = Finish { reason, n_prompt: prompt.len(), n_cached: 0, n_generated: 0 };
+        let finish = Finish { reason, n_prompt: prompt.len(), n_cached: 0, n_generated: 0, n_discarded: 0 };
         answers.push(Record { finish: Some(finish), ..Record::default() });
     }
     let mut record = answers.remove(0);
@@ -203,7 +203,7 @@ fn expected_embedding(prompt: &[u32], pooling: Pooling) -> Record {
             *sum += f64::from(x);
         }
     }
-    let finish = Finish { reason: FinishReason::Length, n_prompt: n, n_cached: 0, n_generated: 0 };
+    let finish = Finish { reason: FinishReason::Length, n_prompt: n, n_cached: 0, n_generated: 0, n_discarded: 0 };
     let embedding = sums.iter().map(|sum| ((sum / (n - first + 1) as f64) as f32).to_bits()).collect();
     Record { embedding, finish: Some(finish), ..Record::default() }
 }
@@ -248,6 +248,7 @@ fn expected_answer(request: &Request, choice: usize, n_ctx: usize) -> Record {
     let piece = text.finish();
     record.last_text = piece.text.to_owned();
     let reason = if piece.stopped { FinishReason::Stop } else { reason };
-    record.finish = Some(Finish { reason, n_prompt: prompt.len(), n_cached: 0, n_generated: record.tokens.len() });
+    record.finish =
+        Some(Finish { reason, n_prompt: prompt.len(), n_cached: 0, n_generated: record.tokens.len(), n_discarded: 0 });
     record
 }

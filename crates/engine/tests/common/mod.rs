@@ -100,7 +100,7 @@ impl Recorder {
                 assert!(record.finish.is_none(), "a second end");
                 record.last_text = text.to_owned();
                 assert!(finish.n_cached < finish.n_prompt);
-                record.finish = Some(Finish { n_cached: 0, ..finish });
+                record.finish = Some(Finish { n_cached: 0, n_discarded: 0, ..finish });
             }
             Event::Failed { error, .. } => record.error = Some(error.to_string()),
         }
