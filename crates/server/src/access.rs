@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use subtle::ConstantTimeEq;
-use verve_access::{Exceeded, Key, KeyStore, Limiter, Now, Quota, RateState, Reservation, Scope, duration_text};
+use verve_access::{
+    AccessError, Exceeded, Key, KeyStore, Limiter, Now, Quota, RateState, Refreshed, Reservation, Scope, duration_text,
+};
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -40,14 +42,30 @@ enum Who {
 impl Access {
     /// Keys of a store, the key of the configuration, both, or none: then anyone may do everything.
     pub fn new(store: Option<KeyStore>, static_key: Option<&str>) -> Self {
-        let limiter = Limiter::new();
-        if let Some(store) = &store {
-            let now = Now::read();
-            for (id, usage) in store.usage(now.unix) {
-                limiter.raise_day(&id, usage.today, now);
-            }
+        let access =
+            Self { store, limiter: Limiter::new(), static_key: static_key.map(|key| blake3::hash(key.as_bytes())) };
+        access.count_stored_usage();
+        access
+    }
+
+    /// Reads what other processes have written of keys and usage.
+    ///
+    /// # Errors
+    /// A file that cannot be read; what is known stays in force.
+    pub fn refresh(&self) -> Result<(), AccessError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        if store.refresh()? != Refreshed::Nothing {
+            self.count_stored_usage();
         }
-        Self { store, limiter, static_key: static_key.map(|key| blake3::hash(key.as_bytes())) }
+        Ok(())
+    }
+
+    /// Sees to it that a day's limits hold over a restart, and for all servers on one file together.
+    fn count_stored_usage(&self) {
+        let now = Now::read();
+        for (id, usage) in self.store.iter().flat_map(|store| store.usage(now.unix)) {
+            self.limiter.raise_day(&id, usage.today, now);
+        }
     }
 
     /// Whether callers must show a key.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use verve_access::KeyStore;
+use verve_access::{AccessError, KeyStore};
 use verve_moderate::Chain;
 
 use crate::access::Access;
@@ -95,10 +95,11 @@ impl App {
         let mut refresh = tokio::time::interval(KEYS_REFRESH);
         let mut flush = tokio::time::interval(USAGE_FLUSH);
         let mut idle = tokio::time::interval(IDLE_CHECK);
+        let has_keys = self.access.store().is_some();
         loop {
             tokio::select! {
-                _ = refresh.tick() => self.on_store("the keys cannot be read", |store| store.refresh().map(drop)).await,
-                _ = flush.tick() => self.flush().await,
+                _ = refresh.tick(), if has_keys => self.on_disk("the keys cannot be read", Access::refresh).await,
+                _ = flush.tick(), if has_keys => self.flush().await,
                 _ = idle.tick() => {
                     if let Some(after) = self.options.idle_unload {
                         self.models.unload_idle(after).await;
@@ -111,21 +112,21 @@ impl App {
     /// Writes usage that is not written yet.
     pub async fn flush(self: &Arc<Self>) {
         if self.access.store().is_some_and(KeyStore::has_pending) {
-            self.on_store("usage cannot be written", |store| store.flush().map(drop)).await;
+            self.on_disk("usage cannot be written", |access| {
+                access.store().map_or(Ok(()), |store| store.flush().map(drop))
+            })
+            .await;
         }
     }
 
-    /// Work on the key store, off the threads that must not wait.
-    async fn on_store(
+    /// Work on the key store, off the thread that must not wait.
+    async fn on_disk(
         self: &Arc<Self>,
         problem: &'static str,
-        work: impl FnOnce(&KeyStore) -> Result<(), verve_access::AccessError> + Send + 'static,
+        work: impl FnOnce(&Access) -> Result<(), AccessError> + Send + 'static,
     ) {
-        if self.access.store().is_none() {
-            return;
-        }
         let app = self.clone();
-        let result = tokio::task::spawn_blocking(move || app.access.store().map_or(Ok(()), work)).await;
+        let result = tokio::task::spawn_blocking(move || work(&app.access)).await;
         match result {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "{problem}"),

@@ -41,3 +41,73 @@ pub async fn document() -> Response {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::api::{chat, completions, embeddings, moderations, responses, score, text};
+    use crate::sampling::SamplingFields;
+
+    fn document() -> Value {
+        serde_json::from_str(DOCUMENT).unwrap()
+    }
+
+    #[test]
+    fn the_document_has_the_routes_that_there_are() {
+        let document = document();
+        let mut described: Vec<(String, String)> = Vec::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for method in item.as_object().unwrap().keys() {
+                described.push((method.clone(), path.clone()));
+            }
+        }
+        // The router's notation for a rest of a path that may have slashes in it.
+        let mut routes: Vec<(String, String)> =
+            ROUTES.iter().map(|(method, path)| ((*method).to_owned(), path.replace("{*", "{"))).collect();
+        described.sort();
+        routes.sort();
+        assert_eq!(described, routes);
+    }
+
+    #[test]
+    fn the_document_has_the_fields_that_are_read() {
+        let document = document();
+        let check = |schema: &str, fields: &[&[&str]]| {
+            let properties = document["components"]["schemas"][schema]["properties"].as_object().unwrap();
+            let mut described: Vec<&str> = properties.keys().map(String::as_str).collect();
+            let mut read: Vec<&str> = fields.concat();
+            described.sort_unstable();
+            read.sort_unstable();
+            assert_eq!(described, read, "{schema}");
+        };
+        check("CompletionRequest", &[completions::CompletionFields::FIELDS, SamplingFields::FIELDS]);
+        check("ChatRequest", &[chat::ChatFields::FIELDS, SamplingFields::FIELDS]);
+        check("ResponseRequest", &[responses::ResponseFields::FIELDS, SamplingFields::FIELDS]);
+        check("EmbeddingRequest", &[embeddings::EmbeddingFields::FIELDS]);
+        check("ModerationRequest", &[moderations::ModerationFields::FIELDS]);
+        check("ScoreRequest", &[score::ScoreFields::FIELDS]);
+        check("TokenizeRequest", &[text::TokenizeFields::FIELDS]);
+        check("DetokenizeRequest", &[text::DetokenizeFields::FIELDS]);
+        check("TemplateRequest", &[text::TemplateFields::FIELDS]);
+    }
+
+    #[test]
+    fn every_reference_of_the_document_leads_somewhere() {
+        fn check(value: &Value, document: &Value) {
+            match value {
+                Value::Object(map) => {
+                    if let Some(Value::String(reference)) = map.get("$ref") {
+                        assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+                    }
+                    map.values().for_each(|value| check(value, document));
+                }
+                Value::Array(items) => items.iter().for_each(|value| check(value, document)),
+                _ => {}
+            }
+        }
+        let document = document();
+        check(&document, &document);
+    }
+}
