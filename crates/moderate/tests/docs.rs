@@ -6,6 +6,11 @@ use verve_moderate::{Chain, ModerationConfig, Stage};
 
 #[derive(Deserialize)]
 struct Settings {
+    serve: Serve,
+}
+
+#[derive(Deserialize)]
+struct Serve {
     moderation: ModerationConfig,
 }
 
@@ -13,7 +18,7 @@ struct Settings {
 fn the_example_of_the_documentation_works() {
     let page = include_str!("../../../docs/moderation.md");
     let toml = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let mut settings: Settings = toml::from_str(toml).unwrap();
+    let mut settings = toml::from_str::<Settings>(toml).unwrap().serve;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("project-names.txt"), "# ours\nBlue Harbour\n").unwrap();
     // The token is in the environment of a server and not of a test.
