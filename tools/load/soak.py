@@ -3,7 +3,7 @@
 
     tools/load/soak.py --verve target/release/verve --model SmolLM2-135M-Instruct.Q4_1.gguf --seconds 600 --streams 64
     tools/load/soak.py --verve ... --model ... --seconds 60                        as in continuous integration
-    tools/load/soak.py --verve ... --model ... --streams 1000 --seconds 120 --serve-args "--max-waiting 2000"
+    tools/load/soak.py --verve ... --model ... --streams 1000 --seconds 120 --serve-args "--queue 4000"
 
 It starts the server itself on a loopback port, with keys. First each of the --requests is asked alone. Then, all at once: --streams
 clients ask them again, streamed and not, and take what comes; some read slowly, some close only their sending half, some are killed.
