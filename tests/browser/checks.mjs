@@ -52,6 +52,7 @@ async function complete(page, prompt, values = { temperature: 0, max_tokens: 24 
   await page.click("#completion .run");
   await page.waitForSelector(".card");
   await done(page);
+  for (const words of await page.locator(".error .words").allInnerTexts()) assert.fail(words);
   return answer(page.locator("#completion-answers"));
 }
 
@@ -108,9 +109,12 @@ export const checks = {
         }
       }
 
-      const text = "Grüße aus 北京, 🙂🙃 and\n<b>more</b>…";
-      for (let round = 0; round < 200; round++) {
-        const tokens = pieces(encode(text), 5).map((bytes) => ({ text: "?", bytes, logprob: -1, top: [] }));
+      for (let round = 0; round < 400; round++) {
+        const bytes = encode("Grüße aus 北京, 🙂🙃 and\n<b>more</b>…");
+        // Half of the time with bytes that are no UTF-8.
+        for (let n = round % 2 ? 8 : 0; n > 0; n--) bytes[random(bytes.length)] = 128 + random(128);
+        const text = new TextDecoder().decode(bytes);
+        const tokens = pieces(bytes, 5).map((bytes) => ({ text: "?", bytes, logprob: -1, top: [] }));
         const answer = new Answer("test");
         const letters = [...text];
         const left = [...tokens];
@@ -122,7 +126,7 @@ export const checks = {
         same("whole text", answer.node.textContent, text);
         const spans = [...answer.node.querySelectorAll(".tok")];
         same("spans cover it", spans.map((span) => span.textContent).join(""), text);
-        if (spans.some((span) => span.textContent.includes("\ufffd"))) bad.push("a character was cut");
+        if (!text.includes("\ufffd") && spans.some((span) => span.textContent.includes("\ufffd"))) bad.push("a character was cut");
         if (spans.length > tokens.length) bad.push("more spans than tokens");
       }
 
@@ -168,7 +172,7 @@ export const checks = {
 
   async "stop: Esc ends it here and in the server"({ session, open }) {
     const page = await open();
-    await set(page, { max_tokens: 1500, ignore_eos: true });
+    await set(page, { max_tokens: 3000, ignore_eos: true });
     await page.fill("#prompt", PROMPT);
     await page.keyboard.press("Control+Enter");
     await page.waitForFunction(() => document.querySelectorAll(".tok").length > 5);
@@ -184,7 +188,7 @@ export const checks = {
     const shown = await page.locator(".tok").count();
     const [{ status, completion_tokens: made }] = recent;
     assert.equal(status, "cancelled");
-    assert.ok(made < shown + 64, `${made} tokens were made, ${shown} were shown`);
+    assert.ok(made < Math.min(shown + 500, 2900), `${made} tokens were made, ${shown} were shown`);
     return `${made} tokens were made, ${shown} were shown`;
   },
 
@@ -463,8 +467,8 @@ export const checks = {
   async "text is text: markup in prompts and answers does nothing"({ session, open }) {
     const page = await open();
     const evil = '<img src=x onerror="document.title=\'owned\'"><script>document.title="owned"</script>';
-    await complete(page, evil, { temperature: 0, max_tokens: 8, format: "regex", regex: "<b>bold</b>" });
-    assert.equal(await answer(page.locator("#completion-answers")).then((text) => "<b>bold</b>".startsWith(text) && text.length > 2), true);
+    await complete(page, evil, { temperature: 0, max_tokens: 30, format: "regex", regex: "<b>bold</b>" });
+    assert.equal(await answer(page.locator("#completion-answers")), "<b>bold</b>");
     await page.click("#tab-prompt");
     await page.waitForSelector(".chip-token");
     await page.click("#tab-history");
@@ -601,15 +605,15 @@ export const checks = {
 
   async "administrator's page: load, cache, requests, in both themes and on a phone"({ session, open, shot }) {
     const other = await open();
-    await set(other, { max_tokens: 1500, ignore_eos: true });
+    await set(other, { max_tokens: 3000, ignore_eos: true });
     await other.fill("#prompt", PROMPT);
     await other.click("#completion .run");
     for (const [scheme, width] of [["light", 1360], ["dark", 1360], ["light", 390], ["dark", 360]]) {
       const page = await open({ path: "/admin", scheme, width, reducedMotion: "reduce" });
       await page.waitForSelector("#models .card");
       if (width === 1360 && scheme === "light") {
-        await page.waitForFunction(() => document.querySelector("#tiles .tile dd").textContent.startsWith("1 "));
-        await page.waitForFunction(() => parseFloat(document.querySelectorAll("#tiles dd")[2].textContent) > 0);
+        await page.waitForFunction(() => document.querySelector("#tiles .tile dd").textContent.startsWith("1 of"));
+        await page.waitForFunction(() => parseFloat(document.querySelectorAll("#tiles dd")[3].textContent) > 0);
       }
       await sleep(2500);
       await contrast(page, `administration, ${scheme}, ${width}`);
@@ -680,7 +684,7 @@ export const checks = {
       const admin = await open({ base, path: "/admin", refusals: true });
       await admin.getByText("running", { exact: true }).waitFor();
       const page = await open({ base, refusals: true });
-      await set(page, { max_tokens: 1500, ignore_eos: true });
+      await set(page, { max_tokens: 3000, ignore_eos: true });
       await page.fill("#prompt", PROMPT);
       await page.click("#completion .run");
       await page.waitForFunction(() => document.querySelectorAll(".tok").length > 3);

@@ -164,7 +164,7 @@ function trainModel({ bin }, folder) {
     writeFileSync(join(texts, `${file}.txt`), lines.join(" "));
   }
   const out = join(folder, "model");
-  const { status, stderr } = spawnSync(bin, ["train", texts, "--out", out, "--preset", "nano", "--steps", "30", "--seed", "5"], { encoding: "utf8" });
+  const { status, stderr } = spawnSync(bin, ["train", texts, "--out", out, "--preset", "nano", "--context", "4096", "--micro-batch", "1", "--batch-tokens", "4096", "--steps", "20", "--seed", "5"], { encoding: "utf8" });
   if (status !== 0) throw new Error(`verve train has failed:\n${stderr}`);
   return out;
 }

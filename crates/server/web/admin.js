@@ -12,8 +12,8 @@ const SAMPLES = 300;
 const CHARTS = [
   { id: "generated", title: "Tokens generated", unit: "tokens/s", text: rate },
   { id: "prompt", title: "Prompt tokens read", unit: "tokens/s", text: rate },
-  { id: "load", title: "Requests running", unit: "", text: count },
-  { id: "waiting", title: "Requests waiting", unit: "", text: count },
+  { id: "load", title: "Sequences running", unit: "", text: count },
+  { id: "waiting", title: "Sequences waiting", unit: "", text: count },
 ];
 
 const samples = [];
@@ -81,7 +81,7 @@ function show(status) {
   byId("forget").hidden = !key.get();
   if (status.draining) state("warn", "draining");
   else state("good", "running");
-  byId("since").textContent = `up for ${duration(status.uptime_s)}`;
+  byId("since").textContent = `verve ${status.version}, up for ${duration(status.uptime_s)}, ${plural(status.connections, "connection")}`;
   const now = totals(status);
   sample(now);
   tiles(now);
@@ -92,12 +92,11 @@ function show(status) {
 }
 
 /** Sums over the models. */
-function totals({ models, uptime_s: uptime, connections }) {
+function totals({ models, uptime_s: uptime }) {
   const sum = (name) => models.reduce((total, one) => total + (one[name] ?? 0), 0);
   return {
     at: performance.now(),
     uptime,
-    connections,
     running: sum("running"),
     waiting: sum("waiting"),
     limit: sum("limit"),
@@ -124,12 +123,12 @@ function sample(now) {
 function tiles(now) {
   const { generated } = samples.at(-1);
   const all = [
-    ["Running", count(now.running), plural(now.connections, "connection")],
-    ["Waiting", count(now.waiting), now.limit ? `room for ${count(now.limit)}` : ""],
+    ["Open requests", count(now.requests), now.limit ? `of ${count(now.limit)}` : ""],
+    ["Sequences running", count(now.running), ""],
+    ["Sequences waiting", count(now.waiting), ""],
     ["Generating", rate(generated), "tokens/s"],
     ["Prompt found in cache", now.prompt ? percent(now.cached / now.prompt) : "none yet", ""],
     ["KV cache in use", now.blocks ? percent(now.used / now.blocks) : "none", ""],
-    ["Requests since start", count(now.requests), ""],
   ];
   const place = byId("tiles");
   if (place.childElementCount === 0) place.append(...all.map(([name]) => el("dl", { class: "tile" }, el("dt", {}, name), el("dd", {}))));
@@ -175,9 +174,9 @@ function model(one) {
   const facts = [
     ["Memory", bytes(one.bytes)],
     ["Context", count(one.n_ctx)],
-    ["Running", count(one.running)],
-    ["Waiting", `${count(one.waiting)} of ${count(one.limit)}`],
-    ["Requests", count(one.requests)],
+    ["Running", plural(one.running, "sequence")],
+    ["Waiting", plural(one.waiting, "sequence")],
+    ["Open requests", `${count(one.requests)} of ${count(one.limit)}`],
     ["Steps", count(one.steps)],
     ["Prompt tokens", count(one.prompt_tokens)],
     ["of them cached", one.prompt_tokens ? percent(one.cached_tokens / one.prompt_tokens) : "none"],

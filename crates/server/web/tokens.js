@@ -49,7 +49,8 @@ const shown = new WeakMap();
 /** One answer that grows. Its `node` holds a span for each token, or plain text where no tokens came. */
 export class Answer {
   text = "";
-  #rest = new Uint8Array(0);
+  /** Text that has no span yet, and tokens that have no text yet. */
+  #rest = "";
   #queue = [];
   #loose = false;
   #tail = document.createTextNode("");
@@ -61,54 +62,37 @@ export class Answer {
   /** Text, and the tokens that have become known; either may be ahead of the other. */
   append(text, tokens = []) {
     this.text += text;
-    if (text) this.#rest = joined(this.#rest, encoder.encode(text));
+    this.#rest += text;
     this.#queue.push(...tokens);
     this.#place();
-    this.#tail.data = decoder.decode(this.#rest);
+    this.#tail.data = this.#rest;
   }
 
   /** No more will come: what is left of the tokens is a token cut by a stop string, or one that ends the text. */
   finish() {
-    if (!this.#loose && this.#queue.length > 0) {
-      if (this.#rest.length > 0) this.#emit(this.#queue.splice(0), this.#rest.length);
-      else this.node.insertBefore(this.#span(this.#queue.splice(0), ""), this.#tail);
-    }
-    this.#tail.data = decoder.decode(this.#rest);
+    const cut = this.#rest !== "" && decoded(this.#queue).startsWith(this.#rest);
+    if (!this.#loose && this.#queue.length > 0 && (cut || this.#rest === "")) this.#emit(this.#queue.length, this.#rest);
+    this.#tail.data = this.#rest;
   }
 
   /** Makes spans of tokens as soon as their text is there. Tokens that share a character share a span. */
   #place() {
-    while (this.#queue.length > 0 && !this.#loose) {
-      let length = 0;
-      let n = 0;
-      do {
-        if (n === this.#queue.length) return;
-        length += this.#queue[n++].bytes.length;
-        if (length > this.#rest.length) return;
-      } while (length === 0 || inCharacter(this.#rest, length));
-      if (!this.#matches(n)) {
-        // The first token of some vocabularies has a space in front that the text has not.
-        const first = this.#queue[0];
-        if (this.node.childElementCount === 0 && first.bytes[0] === 32 && first.bytes.length > 1) {
-          first.bytes = first.bytes.subarray(1);
-          continue;
-        }
-        this.#loose = true;
-        return;
-      }
-      this.#emit(this.#queue.splice(0, n), length);
+    while (!this.#loose) {
+      const n = wholeTokens(this.#queue);
+      if (n === 0) return;
+      const text = decoded(this.#queue.slice(0, n));
+      const [first] = this.#queue;
+      if (this.#rest.startsWith(text)) this.#emit(n, text);
+      else if (text.startsWith(this.#rest)) return;
+      // The first token of some vocabularies has a space in front that the text has not.
+      else if (this.node.childElementCount === 0 && first.bytes[0] === 32 && first.bytes.length > 1) first.bytes = first.bytes.subarray(1);
+      else this.#loose = true;
     }
   }
 
-  #matches(n) {
-    let at = 0;
-    return this.#queue.slice(0, n).every(({ bytes }) => bytes.every((byte) => byte === this.#rest[at++]));
-  }
-
-  #emit(tokens, length) {
-    const text = decoder.decode(this.#rest.subarray(0, length));
-    this.#rest = this.#rest.subarray(length);
-    this.node.insertBefore(this.#span(tokens, text), this.#tail);
+  #emit(n, text) {
+    this.node.insertBefore(this.#span(this.#queue.splice(0, n), text), this.#tail);
+    this.#rest = this.#rest.slice(text.length);
   }
 
   #span(tokens, text) {
@@ -124,14 +108,19 @@ export class Answer {
   }
 }
 
-function joined(a, b) {
-  const whole = new Uint8Array(a.length + b.length);
-  whole.set(a);
-  whole.set(b, a.length);
-  return whole;
-}
+/** The text of tokens. What is no UTF-8 becomes U+FFFD, as it does in the server. */
+const decoded = (tokens) => decoder.decode(Uint8Array.from(tokens.flatMap(({ bytes }) => [...bytes])));
 
-const inCharacter = (bytes, at) => at < bytes.length && (bytes[at] & 0xc0) === 0x80;
+/** How many tokens in front make up whole characters, at least one; 0 when more tokens must come first. */
+function wholeTokens(tokens) {
+  const open = new TextDecoder("utf-8", { ignoreBOM: true });
+  let text = "";
+  for (let n = 0; n < tokens.length; n++) {
+    text += open.decode(tokens[n].bytes, { stream: true });
+    if (text !== "" && text === decoded(tokens.slice(0, n + 1))) return n + 1;
+  }
+  return 0;
+}
 
 /** From 0, as good as sure, to 5, a surprise. */
 function level(logprob) {
