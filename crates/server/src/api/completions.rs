@@ -9,9 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use verve_access::Scope;
 use verve_engine::{Request, SamplingParams};
-use verve_tokenizer::SpecialTokens;
 
-use super::{Head, StreamOptions, UsageChunk, UsageObject, blocking, check_fits, compile, model_name, read_json};
+use super::{
+    Head, StreamOptions, UsageChunk, UsageObject, blocking, check_fits, compile, model_name, read_json, specials,
+};
 use crate::access::Caller;
 use crate::answer::{Outcome, Whole, collect, json};
 use crate::app::App;
@@ -57,6 +58,8 @@ request! {
         pub echo: bool,
         /// Whether a prompt that is text gets the tokens in front that the model expects there.
         pub add_special_tokens: bool,
+        /// Whether special tokens that a prompt spells out act as such; they do unless this is false.
+        pub parse_special: bool,
     }
 }
 
@@ -180,9 +183,10 @@ fn prepare(body: &Value, model: &Arc<Loaded>, client: u64) -> Result<Prepared, A
             lists
         }
         Prompts::Texts(given) => {
+            let specials = specials(asked.parse_special);
             let encode = |text: &String| match add_special {
-                true => model.tokenizer.encode_with_specials(text, SpecialTokens::Ordinary),
-                false => model.tokenizer.encode_with(text, SpecialTokens::Ordinary),
+                true => model.tokenizer.encode_with_specials(text, specials),
+                false => model.tokenizer.encode_with(text, specials),
             };
             let prompts = given.iter().map(encode).collect();
             texts = given;

@@ -13,12 +13,13 @@ pub mod text;
 use std::sync::Arc;
 
 use axum::extract::Request as HttpRequest;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use verve_constrain::Constraint;
 use verve_engine::ConstraintSource;
+use verve_tokenizer::SpecialTokens;
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -40,6 +41,11 @@ pub async fn read_json(app: &App, request: HttpRequest) -> Result<Value, ApiErro
             format!("the body has more than {limit} bytes, the server's limit"),
         )
     };
+    // What is announced as too large need not come first.
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large());
+    }
     let body = Limited::new(request.into_body(), limit).collect();
     let body = match tokio::time::timeout(app.options.body_timeout, body).await {
         Ok(Ok(body)) => body.to_bytes(),
@@ -84,6 +90,12 @@ pub fn model_name(body: &Value) -> Result<Option<&str>, ApiError> {
             Err(ApiError::invalid("model", format!("model: expected a string, found {}", parse::kind(other))))
         }
     }
+}
+
+/// Whether special tokens that a text spells out act as such: as in the public API and with other servers, unless the
+/// request says otherwise.
+pub fn specials(parse_special: Option<bool>) -> SpecialTokens {
+    if parse_special.unwrap_or(true) { SpecialTokens::Parse } else { SpecialTokens::Ordinary }
 }
 
 /// `stream_options`.

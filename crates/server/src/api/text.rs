@@ -10,9 +10,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use verve_access::Scope;
 use verve_chat::{Ending, Message};
-use verve_tokenizer::SpecialTokens;
 
-use super::{blocking, model_name, read_json};
+use super::{blocking, model_name, read_json, specials};
 use crate::access::Caller;
 use crate::answer::json as respond;
 use crate::app::App;
@@ -35,7 +34,7 @@ request! {
         pub add_special: bool,
         /// The same under its other name.
         pub add_special_tokens: bool,
-        /// Whether special tokens that the text spells out act as such.
+        /// Whether special tokens that the text spells out act as such; they do unless this is false.
         pub parse_special: bool,
         /// Whether ids come with their texts.
         pub with_pieces: bool,
@@ -100,8 +99,7 @@ pub async fn tokenize(
         let asked: TokenizeFields = fields(&body)?;
         let ids = match (asked.content.or(asked.prompt), asked.messages) {
             (Some(text), None) => {
-                let specials =
-                    if asked.parse_special.unwrap_or(false) { SpecialTokens::Parse } else { SpecialTokens::Ordinary };
+                let specials = specials(asked.parse_special);
                 match asked.add_special.or(asked.add_special_tokens).unwrap_or(true) {
                     true => model.tokenizer.encode_with_specials(&text, specials),
                     false => model.tokenizer.encode_with(&text, specials),
