@@ -176,11 +176,11 @@ function model(one) {
     ["Context", count(one.n_ctx)],
     ["Running", plural(one.running, "sequence")],
     ["Waiting", plural(one.waiting, "sequence")],
-    ["Open requests", `${count(one.requests)} of ${count(one.limit)}`],
+    ["Requests", `${count(one.requests)} of ${count(one.limit)}`],
     ["Steps", count(one.steps)],
     ["Prompt tokens", count(one.prompt_tokens)],
-    ["of them cached", one.prompt_tokens ? percent(one.cached_tokens / one.prompt_tokens) : "none"],
-    ["Generated tokens", count(one.generated_tokens)],
+    ["From cache", one.prompt_tokens ? percent(one.cached_tokens / one.prompt_tokens) : "none"],
+    ["Generated", count(one.generated_tokens)],
     ["Preemptions", count(one.preemptions)],
   ];
   return el("article", { class: "card" }, head, ...cache(one), el("dl", { class: "pairs" }, ...facts.map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value)))));
