@@ -70,7 +70,7 @@ class Stream:
 def request(rng, prompt_tokens, answer_tokens):
     return {"prompt": [rng.randrange(100, 40000) for _ in range(prompt_tokens)], "max_tokens": answer_tokens,
             "ignore_eos": True, "temperature": 0.8, "top_k": 40, "seed": rng.randrange(2**31), "stream": True,
-            "stream_options": {"include_usage": True}, "cache_prompt": False}
+            "stream_options": {"include_usage": True}}
 
 
 def closed_loop(port, bodies):
