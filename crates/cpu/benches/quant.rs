@@ -80,6 +80,7 @@ fn products<E: CpuElem>(c: &mut Criterion, weights: &Weights<'_, E>) {
         let name = match precision {
             ActivationPrecision::Exact => "exact",
             ActivationPrecision::Int8 => "int8",
+            ActivationPrecision::Int16 => "int16",
         };
         let threads = backend.pool().n_threads();
         group.bench_function(format!("{kind}/{rows}x{d_in}x{d_out}/{name}/{}/{threads}", E::NAME), |b| {
@@ -113,7 +114,7 @@ fn all<E: CpuElem>(c: &mut Criterion, isa: Isa, threads: usize) {
     }
     for kind in KINDS {
         for (d_in, d_out) in SHAPES.into_iter().filter(|(d_in, _)| d_in.is_multiple_of(kind.block_len())) {
-            for precision in [ActivationPrecision::Int8, ActivationPrecision::Exact] {
+            for precision in [ActivationPrecision::Int8, ActivationPrecision::Int16, ActivationPrecision::Exact] {
                 let copies = OnceCell::new();
                 products(c, &Weights { backend: &backend, kind, precision, d_in, d_out, copies });
             }

@@ -1,4 +1,4 @@
-//! What 8-bit activations cost: the distribution of the next token of a published model over some prompts and
+//! What activations of 8 and 16 bits cost: the distribution of the next token of a published model over some prompts and
 //! their continuations, against that with exact activations. Runs where `VERVE_TEST_MODELS` names a folder with the file; CONTRIBUTING.md says how to get it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
@@ -27,7 +27,7 @@ fn best(logits: &[f32]) -> usize {
 }
 
 #[test]
-fn int8_activations_change_little() {
+fn rounded_activations_change_little() {
     let folder = std::env::var_os("VERVE_TEST_MODELS").map(PathBuf::from);
     let Some(path) = folder.map(|folder| folder.join(NAME)).filter(|path| path.is_file()) else {
         eprintln!("skipped: VERVE_TEST_MODELS names no folder with {NAME}");
@@ -43,15 +43,16 @@ fn int8_activations_change_little() {
     let mut ws = InferStep::new(&backend, config, limits).unwrap();
     let mut cache = KvCache::new(&backend, config, max_blocks).unwrap();
     let block_table: Vec<u32> = (0..max_blocks as u32).collect();
-    let weights = [ActivationPrecision::Exact, ActivationPrecision::Int8]
+    let weights = [ActivationPrecision::Exact, ActivationPrecision::Int8, ActivationPrecision::Int16]
         .map(|precision| model.infer_weights(&backend, precision).unwrap());
-    let (mut n, mut predicted, mut divergence, mut worst, mut agreed) = (0, 0, 0.0, 0f64, 0);
-    let mut surprise = [0.0; 2];
+    let (mut n, mut predicted) = (0, 0);
+    let mut costs = [Cost::default(), Cost::default()];
+    let mut surprise = 0.0;
     for prompt in (0..).take_while(|prompt| golden.names().any(|name| name == format!("{prompt}.prompt"))) {
         let ids = ["prompt", "greedy"].map(|what| golden.f32s(&format!("{prompt}.{what}")));
         let tokens: Vec<u32> = ids.concat().into_iter().map(|id| id as u32).collect();
         let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-        let [exact, int8] = weights.each_ref().map(|weights| {
+        let [exact, int8, int16] = weights.each_ref().map(|weights| {
             let batch = StepBatch {
                 tokens: &tokens,
                 positions: &positions,
@@ -63,30 +64,48 @@ fn int8_activations_change_little() {
             };
             infer_step(&backend, config, weights, &mut cache, &batch, &mut ws).unwrap().to_vec()
         });
-        let rows = exact.chunks_exact(config.n_vocab).zip(int8.chunks_exact(config.n_vocab));
-        for (row, (exact, int8)) in rows.enumerate() {
-            let (p, q) = (log_softmax(exact), log_softmax(int8));
-            let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+        for (row, exact) in exact.chunks_exact(config.n_vocab).enumerate() {
+            let next = tokens.get(row + 1).map(|&id| id as usize);
+            let p = log_softmax(exact);
             n += 1;
-            divergence += kl;
-            worst = worst.max(kl);
-            agreed += usize::from(best(exact) == best(int8));
-            if let Some(&next) = tokens.get(row + 1) {
-                predicted += 1;
-                surprise[0] -= p[next as usize];
-                surprise[1] -= q[next as usize];
+            predicted += usize::from(next.is_some());
+            surprise -= next.map_or(0.0, |next| p[next]);
+            for (cost, logits) in costs.iter_mut().zip([&int8, &int16]) {
+                let logits = &logits[row * config.n_vocab..][..config.n_vocab];
+                let q = log_softmax(logits);
+                let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+                cost.divergence += kl;
+                cost.worst = cost.worst.max(kl);
+                cost.agreed += usize::from(best(exact) == best(logits));
+                cost.surprise -= next.map_or(0.0, |next| q[next]);
             }
         }
     }
-    let (mean, agreement) = (divergence / f64::from(n), agreed as f64 / f64::from(n));
-    let [exact, int8] = surprise.map(|sum| (sum / f64::from(predicted)).exp());
-    println!(
-        "{n} tokens: KL divergence {mean:.5} nats (largest {worst:.4}), the likeliest token is the same for {:.2} %, \
-         perplexity {exact:.4} exact, {int8:.4} with 8 bits",
-        100.0 * agreement
-    );
     assert!(n > 500, "{n} tokens");
-    assert!(mean < 0.01, "KL divergence {mean}");
-    assert!(agreement > 0.94, "the likeliest token is the same for {agreement}");
-    assert!((int8 / exact - 1.0).abs() < 0.02, "perplexity {exact} exact, {int8} with 8 bits");
+    let perplexity = |sum: f64| (sum / predicted as f64).exp();
+    // Largest divergence, least agreement, largest change of perplexity.
+    let allowed = [("8 bits", 0.01, 0.94, 0.02), ("16 bits", 1e-6, 0.998, 1e-4)];
+    for (cost, (name, divergence, agreement, change)) in costs.iter().zip(allowed) {
+        let mean = cost.divergence / f64::from(n);
+        let agreed = cost.agreed as f64 / f64::from(n);
+        let (exact, rounded) = (perplexity(surprise), perplexity(cost.surprise));
+        println!(
+            "{name}, {n} tokens: KL divergence {mean:.3e} nats (largest {:.3e}), the likeliest token is the same for {:.2} %, \
+             perplexity {exact:.4} exact, {rounded:.4}",
+            cost.worst,
+            100.0 * agreed
+        );
+        assert!(mean < divergence, "{name}: KL divergence {mean}");
+        assert!(agreed > agreement, "{name}: the likeliest token is the same for {agreed}");
+        assert!((rounded / exact - 1.0).abs() < change, "{name}: perplexity {exact} exact, {rounded}");
+    }
+}
+
+/// What rounding changes.
+#[derive(Default)]
+struct Cost {
+    divergence: f64,
+    worst: f64,
+    agreed: usize,
+    surprise: f64,
 }

@@ -89,6 +89,7 @@ impl PrecisionArgs {
     pub fn precision(self) -> ActivationPrecision {
         match self.activations {
             Activations::Int8 => ActivationPrecision::Int8,
+            Activations::Int16 => ActivationPrecision::Int16,
             Activations::F32 => ActivationPrecision::Exact,
         }
     }
@@ -98,6 +99,8 @@ impl PrecisionArgs {
 enum Activations {
     /// Rounded to 8 bits: several times faster, with an error like that of q8_0 weights
     Int8,
+    /// Rounded to 16 bits: nearly as fast, with an error like that of sums in another order
+    Int16,
     /// Not rounded: the exact products of the weights in the file, slower
     F32,
 }

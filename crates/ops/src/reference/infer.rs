@@ -17,7 +17,7 @@ pub struct PlainWeight<R> {
     d_out: usize,
     d_in: usize,
     /// The blocks of each row, where activations are rounded to 8 bits.
-    int8: Option<Vec<(QuantKind, Vec<u8>)>>,
+    rounded: Option<(ActivationPrecision, Vec<(QuantKind, Vec<u8>)>)>,
 }
 
 impl<R: Scalar> PlainWeight<R> {
@@ -29,7 +29,7 @@ impl<R: Scalar> PlainWeight<R> {
             "prepare: weight has {found} elements, [{d_out}, {d_in}] implies {}",
             d_out * d_in
         );
-        Self { elements: weight.as_slice().to_vec(), d_out, d_in, int8: None }
+        Self { elements: weight.as_slice().to_vec(), d_out, d_in, rounded: None }
     }
 
     /// The values of a quantised weight, part below part; panics if the blocks do not fit the sizes.
@@ -45,21 +45,28 @@ impl<R: Scalar> PlainWeight<R> {
             let (kind, bytes) = (part.kind, part.kind.bytes(d_in));
             (0..part.rows).map(|row| (kind, part.blocks[row * bytes..][..bytes].to_vec())).collect::<Vec<_>>()
         };
-        let int8 = match precision {
+        let blocks = match precision {
             ActivationPrecision::Exact => None,
-            ActivationPrecision::Int8 => Some(parts.iter().flat_map(rows_of).collect()),
+            ActivationPrecision::Int8 | ActivationPrecision::Int16 => Some(parts.iter().flat_map(rows_of).collect()),
         };
-        Self { elements, d_out, d_in, int8 }
+        Self { elements, d_out, d_in, rounded: blocks.map(|blocks| (precision, blocks)) }
     }
 
     /// Calls `store(n, o, sum)` for each output, with `sum = inp[n] . weight[o] + bias[o]`.
     fn products(&self, inp: &[R], bias: Option<&[R]>, shape: LinearShape, mut store: impl FnMut(usize, usize, R)) {
-        let Some(rows) = &self.int8 else { return products(inp, &self.elements, bias, shape, store) };
+        let Some((precision, rows)) = &self.rounded else {
+            return products(inp, &self.elements, bias, shape, store);
+        };
         for n in 0..shape.rows {
             let row: Vec<f32> = inp[n * shape.d_in..][..shape.d_in].iter().map(|x| x.to_f32()).collect();
-            let activations = ActivationBlock::quantize_row(&row);
+            let whole = ActivationBlock::quantize_row(&row);
+            let parts = ActivationBlock::quantize_row_parts(&row);
             for (o, (kind, blocks)) in rows.iter().enumerate() {
-                let product = R::from_f32(kind.dot_int8(blocks, &activations));
+                let product = match precision {
+                    ActivationPrecision::Int16 => kind.dot_int16(blocks, &parts),
+                    _ => kind.dot_int8(blocks, &whole),
+                };
+                let product = R::from_f32(product);
                 store(n, o, product + bias.map_or(R::ZERO, |bias| bias[o]));
             }
         }

@@ -15,6 +15,7 @@ use crate::tolerance::Class;
 use crate::{Host, assert_bits, rounded};
 
 /// A quantised weight and rows to multiply with it.
+#[derive(Clone)]
 struct Case {
     precision: ActivationPrecision,
     weight: QuantWeight,
@@ -99,7 +100,9 @@ impl Case {
     }
 }
 
-const BOTH: [ActivationPrecision; 2] = [ActivationPrecision::Exact, ActivationPrecision::Int8];
+const PRECISIONS: [ActivationPrecision; 3] =
+    [ActivationPrecision::Exact, ActivationPrecision::Int8, ActivationPrecision::Int16];
+const ROUNDED: [ActivationPrecision; 2] = [ActivationPrecision::Int8, ActivationPrecision::Int16];
 
 /// Every format, rows and outputs around the edges of tiles and panels; then parts of several formats.
 fn cases<B: Backend>() -> Vec<Case> {
@@ -141,7 +144,7 @@ pub fn rows_are_independent<B: InferBackend>(backend: &B) {
     let host = Host(backend);
     for (i, kind) in QuantKind::ALL.into_iter().enumerate() {
         let other = QuantKind::ALL[(i + 3) % QuantKind::ALL.len()];
-        for precision in BOTH {
+        for precision in PRECISIONS {
             let case = Case::new::<B>(1900 + i as u64, &[(kind, 37), (other, 20)], 768, 66).with(precision);
             let weight = case.prepared(host);
             for end in [None, Some(Activation::Silu)] {
@@ -163,7 +166,7 @@ pub fn embed<B: InferBackend>(backend: &B) {
         let pos = draw.elems(n_positions * d_model);
         let (tokens, positions) = (draw.data.ids(rows, n_vocab), draw.data.ids(rows, n_positions));
         let pos_table = host.elems(&pos);
-        let precision = BOTH[i % 2];
+        let precision = PRECISIONS[i % 3];
         for with_positions in [false, true] {
             let mut out = host.unset_long(rows * d_model);
             backend.embed_prepared(EmbedPrepared {
@@ -194,7 +197,7 @@ pub fn embed<B: InferBackend>(backend: &B) {
 pub fn damaged<B: InferBackend>(backend: &B) {
     let host = Host(backend);
     for (i, kind) in QuantKind::ALL.into_iter().enumerate() {
-        for (rows, precision) in [1, 40].into_iter().flat_map(|rows| BOTH.map(|precision| (rows, precision))) {
+        for (rows, precision) in [1, 40].into_iter().flat_map(|rows| PRECISIONS.map(|precision| (rows, precision))) {
             let sound = Case::new::<B>(2100 + i as u64, &[(kind, 40)], 512, rows).with(precision);
             let mut case = Case::new::<B>(2100 + i as u64, &[(kind, 40)], 512, rows).with(precision);
             let (_, blocks, _) = &mut case.weight.parts[0];
@@ -214,10 +217,11 @@ pub fn damaged<B: InferBackend>(backend: &B) {
     }
 }
 
-/// Results of every format, for comparison of bits: a third of the cases, and another third with 8-bit activations.
+/// Results of every format, for comparison of bits: a third of the cases with each precision.
 pub fn outputs<B: InferBackend>(backend: &B) -> Vec<(String, Outputs)> {
     let int8 = cases::<B>().into_iter().skip(1).step_by(3).map(|case| case.with(ActivationPrecision::Int8));
-    let all: Vec<_> = cases::<B>().into_iter().step_by(3).chain(int8).collect();
+    let int16 = cases::<B>().into_iter().skip(2).step_by(3).map(|case| case.with(ActivationPrecision::Int16));
+    let all: Vec<_> = cases::<B>().into_iter().step_by(3).chain(int8).chain(int16).collect();
     all.iter().map(|case| (case.label(), case.run(Host(backend)))).collect()
 }
 
@@ -248,8 +252,12 @@ pub fn int8_products<B: InferBackend>(backend: &B) {
         let (kind, other) = (QuantKind::ALL[rows % 10], QuantKind::ALL[(rows + rows / 10 + 1) % 10]);
         cases.push(Case::new::<B>(2200 + rows as u64, &[(kind, 45), (other, 9)], 256, rows));
     }
-    for (i, case) in cases.into_iter().enumerate() {
-        let case = case.with(ActivationPrecision::Int8);
+    let cases = cases.into_iter().enumerate().flat_map(|(i, case)| {
+        // Two parts take the same kernels: every second case is enough.
+        let precisions = if i % 2 == 0 { &ROUNDED[..1] } else { &ROUNDED };
+        precisions.iter().map(move |&precision| (i, case.clone().with(precision))).collect::<Vec<_>>()
+    });
+    for (i, case) in cases {
         let weight = case.prepared(host);
         let found = case.logits(host, &weight, 0..case.rows);
         let label = format!("{} on {}", case.label(), backend.describe());
@@ -268,14 +276,15 @@ fn near_exact(label: &str, case: &Case, found: &[f64]) {
     // In f32: a sum and an offset for each group, neither of which is more than a few times the largest weight times the
     // activations. Scale and factor of the activations are rounded too.
     let chain = |largest: f64, inp: &[f64]| {
-        let roundings = 4.0 * (d_in / 8) as f64;
+        let roundings = 8.0 * (d_in / 8) as f64;
         roundings * 2f64.powi(-24) * 4.0 * largest * inp.iter().map(|x| x.abs()).sum::<f64>()
     };
+    let steps_of_largest = if case.precision == ActivationPrecision::Int16 { 64_516.0 } else { 254.0 };
     for n in 0..case.rows {
         let inp = &case.inp[n * d_in..][..d_in];
         let steps: Vec<f64> = inp
             .chunks(ACTIVATION_BLOCK)
-            .map(|block| block.iter().fold(0f64, |most, x| most.max(x.abs())) / 254.0)
+            .map(|block| block.iter().fold(0f64, |most, x| most.max(x.abs())) / steps_of_largest)
             .collect();
         for o in 0..d_out {
             let row = o * d_in..(o + 1) * d_in;
@@ -304,13 +313,15 @@ pub fn int8_hostile<B: InferBackend>(backend: &B) {
         f64::from(f32::MIN_POSITIVE),
         1e-40,
         4e-37,
+        9e-35,
+        1e-34,
         -0.0,
         0.0,
     ];
     for (i, kind) in QuantKind::ALL.into_iter().enumerate() {
-        for rows in [1, 3, 40] {
+        for (rows, precision) in [(1, 0), (3, 1), (40, 0), (2, 1), (41, 1)] {
             let d_in = 512;
-            let mut case = Case::new::<B>(2300 + i as u64, &[(kind, 40)], d_in, rows).with(ActivationPrecision::Int8);
+            let mut case = Case::new::<B>(2300 + i as u64, &[(kind, 40)], d_in, rows).with(ROUNDED[precision]);
             for (n, row) in case.inp.chunks_exact_mut(d_in).enumerate().filter(|(n, _)| rows < 40 || n % 3 == 1) {
                 let value = rounded::<B::Elem>(vec![strange[(n + i + rows) % strange.len()]])[0];
                 // One value among others, in the middle of a row; or a block of nothing else.

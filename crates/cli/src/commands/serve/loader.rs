@@ -40,8 +40,9 @@ impl Sizes {
     pub fn of(settings: &ServeSettings) -> Result<Self> {
         let precision = match settings.activations.as_deref().unwrap_or("f32") {
             "f32" => ActivationPrecision::Exact,
+            "int16" => ActivationPrecision::Int16,
             "int8" => ActivationPrecision::Int8,
-            other => bail!("activations is {other:?}, must be f32 or int8"),
+            other => bail!("activations is {other:?}, must be f32, int16 or int8"),
         };
         Ok(Self {
             max_sequences: settings.max_sequences.unwrap_or(16),

@@ -56,7 +56,8 @@ pub(super) struct Quantised {
 /// How products are computed.
 enum Precision {
     Exact,
-    Int8(int8::Corrections),
+    /// With activations of 8 bits, in one part or two.
+    Int8(int8::Corrections, int8::Parts),
 }
 
 impl Quantised {
@@ -88,7 +89,8 @@ pub(super) fn prepare<E: CpuElem>(
     let parts = parts.iter().map(panels).collect::<Result<Vec<_>, _>>()?;
     let precision = match precision {
         ActivationPrecision::Exact => Precision::Exact,
-        ActivationPrecision::Int8 => Precision::Int8(int8::Corrections::of(&parts)),
+        ActivationPrecision::Int8 => Precision::Int8(int8::Corrections::of(&parts), int8::Parts::One),
+        ActivationPrecision::Int16 => Precision::Int8(int8::Corrections::of(&parts), int8::Parts::Two),
     };
     Ok(Quantised { parts, d_in, precision })
 }
@@ -131,8 +133,8 @@ pub(super) fn product<E: CpuElem, F: Finish>(
     if rows == 0 {
         return;
     }
-    if let Precision::Int8(corrections) = precision {
-        int8::product(backend, inp, weight, corrections, rows, finish);
+    if let Precision::Int8(corrections, in_parts) = precision {
+        int8::product(backend, inp, weight, (corrections, *in_parts), rows, finish);
         return;
     }
     let a = View::new::<E>(inp, d_in, Order::KInner);

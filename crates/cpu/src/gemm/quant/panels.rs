@@ -223,14 +223,12 @@ fn pack_panel(form: &Form, src: &[u8], row_bytes: usize, dst: &mut [u8]) {
 
 /// Writes `bits` bits of each code of a step, from bit `shift` on, into the words of one output.
 fn pack_plane(bits: u32, shift: u32, codes: &[u8], nr: usize, lane: usize, dst: &mut [u8]) {
-    let per_word = 32 / bits as usize;
-    let mask = (1u32 << bits) - 1;
-    for (word, codes) in codes.chunks_exact(per_word).enumerate() {
+    // Four codes at a time: a byte of a word each, and none has bits that reach its neighbour's.
+    let mask = ((1u32 << bits) - 1) * 0x0101_0101;
+    for (word, codes) in codes.as_chunks::<4>().0.chunks_exact(8 / bits as usize).enumerate() {
         let mut packed = 0;
-        for (quad, codes) in codes.chunks_exact(4).enumerate() {
-            for (byte, code) in codes.iter().enumerate() {
-                packed |= (u32::from(*code) >> shift & mask) << (8 * byte as u32 + bits * quad as u32);
-            }
+        for (quad, codes) in codes.iter().enumerate() {
+            packed |= (u32::from_le_bytes(*codes) >> shift & mask) << (bits * quad as u32);
         }
         dst[(word * nr + lane) * size_of::<u32>()..][..4].copy_from_slice(&packed.to_le_bytes());
     }

@@ -35,7 +35,7 @@ const FORMATS: usize = 3;
 
 /// Most words of memory that a product takes: shared by all workers, and of each.
 pub(super) fn scratch_words(rows: usize, d_in: usize, nr: usize) -> (usize, usize) {
-    (FORMATS * rows * (d_in / ACTIVATION_BLOCK * BLOCK_WORDS), MOST_ROWS * nr + wide_words(nr, d_in))
+    (FORMATS * 2 * rows * (d_in / ACTIVATION_BLOCK * BLOCK_WORDS), MOST_ROWS * nr + wide_words(nr, d_in))
 }
 
 /// What the formats of a weight need to know of the activations, see [`Correction`]; all differ.
@@ -59,39 +59,61 @@ impl Corrections {
     }
 }
 
+/// In how many parts activations are rounded: each is a row for the kernels, and the outputs of a row's parts are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parts {
+    /// 8 bits.
+    One,
+    /// 16 bits: high part and low part.
+    Two,
+}
+
+impl Parts {
+    fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
 /// `out = finish(inp . weight^T)`.
 pub(super) fn product<E: CpuElem, F: Finish>(
     backend: &CpuBackend<E>,
     inp: &[E],
     weight: &Quantised,
-    corrections: &Corrections,
+    (corrections, in_parts): (&Corrections, Parts),
     rows: usize,
     finish: F,
 ) {
     let d_in = weight.d_in;
     let inp = &inp[..rows * d_in];
     let row_words = d_in / ACTIVATION_BLOCK * BLOCK_WORDS;
-    let all_words = rows * row_words;
+    let all_words = rows * in_parts.count() * row_words;
     backend.scratch().shared(corrections.0.len() * all_words, |blocks: &mut [u32]| {
         for (i, &correction) in corrections.0.iter().enumerate() {
-            round(backend, inp, d_in, correction, &mut blocks[i * all_words..][..all_words]);
+            let rows =
+                QuantizeRows { rows: inp, d_in, correction, in_parts, out: &mut blocks[i * all_words..][..all_words] };
+            round(backend, rows);
         }
         let blocks = &*blocks;
-        Int8 { backend, weight, corrections, blocks, row_words, rows, finish }.run();
+        Int8 { backend, weight, corrections, in_parts, blocks, row_words, rows, finish }.run();
     });
 }
 
 /// Rounds rows to blocks.
-fn round<E: CpuElem>(backend: &CpuBackend<E>, inp: &[E], d_in: usize, correction: Correction, out: &mut [u32]) {
+fn round<E: CpuElem>(backend: &CpuBackend<E>, all: QuantizeRows<'_, E>) {
     let isa = backend.isa();
+    let QuantizeRows { rows: inp, d_in, correction, in_parts, out } = all;
     if inp.len() <= ROUND_TASK {
-        return isa.dispatch(QuantizeRows { rows: inp, correction, out });
+        return isa.dispatch(QuantizeRows { rows: inp, d_in, correction, in_parts, out });
     }
     let n_rows = (ROUND_TASK / d_in).max(1);
     let chunk = n_rows * d_in;
-    backend.pool().for_each(ChunksMut::new(out, chunk / ACTIVATION_BLOCK * BLOCK_WORDS), |task, _, out| {
+    let words = chunk / ACTIVATION_BLOCK * BLOCK_WORDS * in_parts.count();
+    backend.pool().for_each(ChunksMut::new(out, words), |task, _, out| {
         let rows = &inp[task * chunk..inp.len().min((task + 1) * chunk)];
-        isa.dispatch(QuantizeRows { rows, correction, out });
+        isa.dispatch(QuantizeRows { rows, d_in, correction, in_parts, out });
     });
 }
 
@@ -100,7 +122,8 @@ struct Int8<'a, E: CpuElem, F> {
     backend: &'a CpuBackend<E>,
     weight: &'a Quantised,
     corrections: &'a Corrections,
-    /// All rows for each of the corrections.
+    in_parts: Parts,
+    /// All rows, part by part, for each of the corrections.
     blocks: &'a [u32],
     row_words: usize,
     rows: usize,
@@ -131,7 +154,7 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
         let parts = &self.weight.parts;
         let n_panels: usize = parts.iter().map(Panels::n_panels).sum();
         let Some(part) = parts.first() else { return };
-        let most_rows = KernelSet::of(self.backend.isa(), part.form.kind).packed.len();
+        let most_rows = KernelSet::of(self.backend.isa(), part.form.kind).packed.len() / self.in_parts.count();
         let tasks = Division::new(pool, parts, n_panels, self.rows, most_rows);
         pool.run(tasks.panels * tasks.rows, &|task, worker| {
             let (panels, rows) = (task / tasks.rows, task % tasks.rows);
@@ -156,15 +179,17 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
         let set = KernelSet::of(isa, part.form.kind);
         let (nr, d_in, panel_bytes) = (part.form.nr, part.d_in, part.panel_bytes());
         // Row tiles of about equal size.
-        let n_tiles = rows.len().div_ceil(set.packed.len());
+        let n_parts = self.in_parts.count();
+        let n_tiles = rows.len().div_ceil(set.packed.len() / n_parts);
         let widen = set.widen.filter(|_| n_tiles > 1);
         let kernels = if widen.is_some() { set.wide } else { set.packed };
-        let blocks = &self.blocks[self.corrections.index(part) * self.rows * self.row_words..];
+        let all_words = self.rows * n_parts * self.row_words;
+        let blocks = &self.blocks[self.corrections.index(part) * all_words..];
         assert!(
             panels.end * panel_bytes <= part.bytes.len() && d_in == self.weight.d_in && nr == panel_width(isa),
             "8-bit product: panels"
         );
-        assert!(rows.end <= self.rows && self.rows * self.row_words <= blocks.len(), "8-bit product: rows");
+        assert!(rows.end <= self.rows && all_words <= blocks.len(), "8-bit product: rows");
         let sums_len = set.packed.len() * nr;
         let wide_len = if widen.is_some() { wide_words(nr, d_in) } else { 0 };
         self.backend.scratch().with(worker, sums_len + wide_len, |scratch: &mut [f32]| {
@@ -185,7 +210,7 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
                     ahead: bytes.wrapping_add(panel_bytes + tile * steps * ahead_bytes),
                     ahead_bytes: if tile * steps * ahead_bytes < panel_bytes { ahead_bytes } else { 0 },
                     steps,
-                    rows: blocks[rows.start * self.row_words..].as_ptr(),
+                    rows: blocks[rows.start * n_parts * self.row_words..].as_ptr(),
                     row_words: self.row_words,
                     out: sums.as_mut_ptr(),
                     out_row: nr,
@@ -202,12 +227,24 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
                     let col = col + panel * nr;
                     self.finish.prefetch(rows.clone(), col..col + cols);
                     // SAFETY: as above; the rows are there by the checks above, and the sums have room for a tile.
-                    unsafe { kernels[rows.len() - 1](&args(tile, &rows, sums)) };
+                    unsafe { kernels[rows.len() * n_parts - 1](&args(tile, &rows, sums)) };
+                    if self.in_parts == Parts::Two {
+                        add_parts(&mut sums[..rows.len() * 2 * nr], nr);
+                    }
                     let sums = Sums { values: sums, pitch: nr, row: rows.start, rows: rows.len(), col, cols };
                     // SAFETY: no other task has this panel and these rows.
                     unsafe { self.finish.finish(isa, &sums) };
                 }
             }
         });
+    }
+}
+
+/// Adds the sums of the low part of each row to those of its high part, and puts the rows one behind the other.
+fn add_parts(sums: &mut [f32], nr: usize) {
+    for row in 0..sums.len() / (2 * nr) {
+        for col in 0..nr {
+            sums[row * nr + col] = sums[2 * row * nr + col] + sums[(2 * row + 1) * nr + col];
+        }
     }
 }

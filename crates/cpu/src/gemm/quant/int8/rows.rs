@@ -3,6 +3,7 @@
 use verve_ops::quant::ACTIVATION_BLOCK;
 
 use super::super::panels::Form;
+use super::Parts;
 use crate::CpuElem;
 use crate::simd::{Kernel, Simd};
 
@@ -37,8 +38,10 @@ impl Correction {
 /// Rounds rows one after the other to blocks.
 pub(super) struct QuantizeRows<'a, E> {
     pub(super) rows: &'a [E],
+    pub(super) d_in: usize,
     pub(super) correction: Correction,
-    /// [`BLOCK_WORDS`] for each block.
+    pub(super) in_parts: Parts,
+    /// [`BLOCK_WORDS`] for each block; the parts of a row one behind the other.
     pub(super) out: &'a mut [u32],
 }
 
@@ -47,25 +50,42 @@ impl<E: CpuElem> Kernel for QuantizeRows<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let blocks = self.rows.chunks_exact(ACTIVATION_BLOCK);
-        for (values, out) in blocks.zip(self.out.chunks_exact_mut(BLOCK_WORDS)) {
-            let mut x = [0f32; ACTIVATION_BLOCK];
-            for (from, to) in values.chunks_exact(S::LANES).zip(x.chunks_exact_mut(S::LANES)) {
-                s.store(E::load(s, from), to);
+        let Self { rows, d_in, correction, in_parts, out } = self;
+        match in_parts {
+            Parts::One => {
+                let blocks = rows.chunks_exact(ACTIVATION_BLOCK);
+                for (values, out) in blocks.zip(out.chunks_exact_mut(BLOCK_WORDS)) {
+                    quantize(&wide(s, values), correction, out);
+                }
             }
-            quantize(&x, self.correction, out);
+            Parts::Two => {
+                let row_words = d_in / ACTIVATION_BLOCK * BLOCK_WORDS;
+                for (row, out) in rows.chunks_exact(d_in).zip(out.chunks_exact_mut(2 * row_words)) {
+                    let (high, low) = out.split_at_mut(row_words);
+                    let outs = high.chunks_exact_mut(BLOCK_WORDS).zip(low.chunks_exact_mut(BLOCK_WORDS));
+                    for (values, (high, low)) in row.chunks_exact(ACTIVATION_BLOCK).zip(outs) {
+                        quantize_parts(&wide(s, values), correction, high, low);
+                    }
+                }
+            }
         }
     }
+}
+
+/// A block's values.
+#[inline(always)]
+fn wide<E: CpuElem, S: Simd>(s: S, values: &[E]) -> [f32; ACTIVATION_BLOCK] {
+    let mut x = [0f32; ACTIVATION_BLOCK];
+    for (from, to) in values.chunks_exact(S::LANES).zip(x.chunks_exact_mut(S::LANES)) {
+        s.store(E::load(s, from), to);
+    }
+    x
 }
 
 /// As [`verve_ops::quant::ActivationBlock::quantize`], in a form that compilers make vectors of.
 #[inline(always)]
 fn quantize(x: &[f32; ACTIVATION_BLOCK], correction: Correction, out: &mut [u32]) {
-    /// `1.5 * 2^23`: a number between -2^22 and 2^22 that is added to it is rounded to an integer, to nearest with halves to
-    /// even, which then is in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    // As integers, magnitudes are in the same order, and what is not finite is above all that is.
-    let largest = x.iter().fold(0, |most, x| (x.to_bits() & 0x7fff_ffff).max(most));
+    let largest = largest(x);
     let inverse = 127.0 / f32::from_bits(largest);
     let mut q = [0i8; ACTIVATION_BLOCK];
     let scale = if largest >= f32::INFINITY.to_bits() {
@@ -78,12 +98,52 @@ fn quantize(x: &[f32; ACTIVATION_BLOCK], correction: Correction, out: &mut [u32]
     } else {
         0.0
     };
+    store(&q, scale, correction, out);
+}
+
+/// As [`verve_ops::quant::ActivationBlock::quantize_parts`].
+#[inline(always)]
+fn quantize_parts(x: &[f32; ACTIVATION_BLOCK], correction: Correction, high: &mut [u32], low: &mut [u32]) {
+    let largest = largest(x);
+    let inverse = 32_258.0 / f32::from_bits(largest);
+    let mut q = [[0i8; ACTIVATION_BLOCK]; 2];
+    let scales = if largest >= f32::INFINITY.to_bits() {
+        [f32::NAN; 2]
+    } else if inverse.is_finite() {
+        let [high, low] = &mut q;
+        for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
+            let t = x * inverse;
+            let rounded = t * (1.0 / 254.0) + ROUND;
+            *high = rounded.to_bits() as i8;
+            *low = (t - 254.0 * (rounded - ROUND) + ROUND).to_bits() as i8;
+        }
+        [f32::from_bits(largest) / 127.0, f32::from_bits(largest) / 32_258.0]
+    } else {
+        [0.0; 2]
+    };
+    store(&q[0], scales[0], correction, high);
+    store(&q[1], scales[1], correction, low);
+}
+
+/// `1.5 * 2^23`: a number between -2^22 and 2^22 that is added to it is rounded to an integer, to nearest with halves to even,
+/// which then is in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// Bits of the largest magnitude. As integers, magnitudes are in the same order, and what is not finite is above all that is.
+#[inline(always)]
+fn largest(x: &[f32; ACTIVATION_BLOCK]) -> u32 {
+    x.iter().fold(0, |most, x| (x.to_bits() & 0x7fff_ffff).max(most))
+}
+
+/// Writes a block.
+#[inline(always)]
+fn store(q: &[i8; ACTIVATION_BLOCK], scale: f32, correction: Correction, out: &mut [u32]) {
     for (out, q) in out.iter_mut().zip(q.as_chunks().0) {
         *out = u32::from_le_bytes(q.map(|q| q as u8));
     }
     out[SCALE_AT] = scale.to_bits();
     if correction.group_len == ACTIVATION_BLOCK {
-        out[CORRECTION_AT] = correction.word(scale, &q);
+        out[CORRECTION_AT] = correction.word(scale, q);
     } else {
         let (low, high) = q.split_at(ACTIVATION_BLOCK / 2);
         out[CORRECTION_AT] = correction.word(scale, low);
