@@ -86,9 +86,9 @@ pub struct ServeSettings {
     /// Type of activations, and of weights that are not quantised [default: the model's own]
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
-    /// What activations are in products with quantised weights: f32 (exact) or int8 (several times faster, with an error
-    /// like that of q8_0 weights) [default: f32]
-    #[arg(long, value_name = "f32|int8")]
+    /// What activations are in products with quantised weights: f32 (exact, slowest), int16 (fast, ties aside the same
+    /// likeliest tokens) or int8 (fastest, with an error like that of q8_0 weights) [default: int16]
+    #[arg(long, value_name = "f32|int16|int8")]
     pub activations: Option<String>,
     /// Guess what followed the last words before: faster where answers quote their prompt
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]

@@ -70,7 +70,7 @@ fn result(chain: &Chain, text: &str) -> Result<Value, ApiError> {
 /// `POST /v1/moderations`.
 ///
 /// # Errors
-/// Whatever is wrong with the request; 501 where no filters are set up.
+/// Whatever is wrong with the request; 400 where no filters are set up.
 pub async fn moderations(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
@@ -83,7 +83,7 @@ pub async fn moderations(
     let texts = texts(asked.input)?;
     let Some(chain) = app.moderation.clone() else {
         let message = "This server has no filters: set them up in [serve.moderation] of its configuration file.";
-        return Err(ApiError::client(StatusCode::NOT_IMPLEMENTED, "not_supported", message));
+        return Err(ApiError::client(StatusCode::BAD_REQUEST, "not_supported", message));
     };
     caller.admit(&app, 0)?;
     caller.settle(&app, 0, 0);

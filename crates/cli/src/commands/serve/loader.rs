@@ -38,7 +38,7 @@ pub struct Sizes {
 impl Sizes {
     /// As the settings have them.
     pub fn of(settings: &ServeSettings) -> Result<Self> {
-        let precision = match settings.activations.as_deref().unwrap_or("f32") {
+        let precision = match settings.activations.as_deref().unwrap_or("int16") {
             "f32" => ActivationPrecision::Exact,
             "int16" => ActivationPrecision::Int16,
             "int8" => ActivationPrecision::Int8,
