@@ -23,7 +23,7 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "load"))
 
-from wire import Server, free_port, get  # noqa: E402
+from wire import FILTERS, Server, free_port, get  # noqa: E402
 
 PACKAGE = "schemathesis==4.32.5"
 UNFIT = ["positive_data_acceptance", "use_after_free", "ensure_resource_availability"]
@@ -55,9 +55,10 @@ def main():
         made = subprocess.run([options.verve, "keys", "--keys", str(keys), "add", "contract", "--json", "--scopes",
                                "generate,embed,score,moderate,admin"], check=True, capture_output=True, text=True)
         key = json.loads(made.stdout)["secret"]
+        (folder / "verve.toml").write_text(FILTERS)
         port = free_port()
         server = Server([options.verve, "serve", "--model", options.model, "--host", "127.0.0.1", "--port", str(port), "--keys", str(keys),
-                         *shlex.split(options.serve_args)], port, log=folder / "log")
+                         "--config", str(folder / "verve.toml"), *shlex.split(options.serve_args)], port, log=folder / "log")
         try:
             status, text = get(port, "/openapi.json", key)
             assert status == 200, text

@@ -357,6 +357,20 @@ with check("moderations: results with every category"):
     assert result.id.startswith("modr-") and len(result.results) == 2 and not result.results[0].flagged
     assert result.results[0].categories.violence is False and 0 <= result.results[0].category_scores.violence <= 1
 
+with check("moderations: what a filter refuses is flagged, and refused as a prompt"):
+    text = "Meet me at the Zanzibar  Lighthouse tonight."
+    flagged = client.moderations.create(input=text).results[0]
+    assert flagged.flagged and flagged.categories.violence and flagged.category_scores.violence == 1
+    for ask in (lambda: complete(text), lambda: chat(text), lambda: respond(text)):
+        with refused(openai.BadRequestError, code=lambda c: c and "content" in c or c == "test_phrase"):
+            ask()
+with check("moderations: what a filter refuses in an answer never goes out"):
+    forced = {"regex": "So: zanzibar lighthouse, said he"}
+    answer = complete("Say it. ", max_tokens=40, extra_body=forced).choices[0]
+    assert answer.finish_reason == "content_filter" and "zanzibar" not in answer.text, answer
+    streamed = list(complete("Say it. ", max_tokens=40, extra_body=forced, stream=True))
+    assert "zanzibar" not in "".join(c.choices[0].text for c in streamed) and streamed[-1].choices[0].finish_reason == "content_filter"
+
 # Errors
 
 with check("errors: a wrong key is AuthenticationError"), refused(openai.AuthenticationError, code="invalid_api_key", type="invalid_request_error"):

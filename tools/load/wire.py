@@ -9,6 +9,16 @@ import time
 import urllib.request
 
 
+# A configuration file with a filter, so that /v1/moderations has something to answer from.
+FILTERS = """
+[[serve.moderation.filters]]
+name = "test phrase"
+words = ["zanzibar lighthouse"]
+reason_code = "test_phrase"
+category = "violence"
+"""
+
+
 def free_port():
     """A loopback port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
