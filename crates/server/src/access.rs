@@ -191,10 +191,7 @@ impl Caller {
                 *self.held() = Some(reservation);
                 Ok(())
             }
-            Err(exceeded) => {
-                app.metrics.turned_away.inc();
-                Err(over_limit(&exceeded))
-            }
+            Err(exceeded) => Err(over_limit(&exceeded)),
         }
     }
 

@@ -2,6 +2,7 @@
 //! a status and the public API's error object.
 
 use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -186,14 +187,28 @@ impl From<EngineError> for ApiError {
                 let message = format!("The server is busy: {message}. Try again a little later.");
                 Self::too_many("requests", "queue_full", message, 1)
             }
-            EngineError::Constraint { .. } => Self::invalid("response_format", message),
+            // Which field the constraint came from, the engine does not know.
+            EngineError::Constraint { .. } => Self { code: Some("invalid_value"), ..Self::bad_request(message) },
             EngineError::Stopped { .. } => Self::unavailable(message, 5),
             // Options and machines are not the client's doing.
-            EngineError::Option { .. } | EngineError::VocabularyTooLarge { .. } | EngineError::Model(_) => {
-                Self::internal(message)
-            }
+            EngineError::Option { .. }
+            | EngineError::VocabularyTooLarge { .. }
+            | EngineError::BadLogit { .. }
+            | EngineError::Model(_) => Self::internal(message),
             _ => Self::bad_request(message),
         }
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(error: PathRejection) -> Self {
+        Self::bad_request(format!("the path cannot be read: {error}"))
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(error: QueryRejection) -> Self {
+        Self::bad_request(format!("the query cannot be read: {error}"))
     }
 }
 

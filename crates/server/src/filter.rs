@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use verve_engine::{AnswerToken, Request};
+use verve_engine::{AnswerToken, Request, Vocabulary};
 use verve_moderate::{Chain, Finding, OutputScan, Stage};
+use verve_tokenizer::Utf8Stream;
 
 use crate::access::Caller;
 use crate::api::blocking;
@@ -44,6 +45,7 @@ pub fn note(app: &App, request_id: &str, finding: &Finding, outcome: &'static st
 /// The filters on every answer of some requests.
 pub struct Filters {
     chain: Option<Chain>,
+    vocabulary: Arc<Vocabulary>,
     /// By prompt and answer.
     answers: Vec<Vec<Scanned>>,
 }
@@ -53,8 +55,10 @@ struct Scanned {
     scan: OutputScan,
     /// Tokens whose text is not all through yet, each with the place where its text ends.
     waiting: VecDeque<(AnswerToken, usize)>,
-    /// Bytes of text that came, and that are through.
-    came: usize,
+    /// The text as the tokens have it: what comes of it comes later, where it may become a stop text.
+    utf8: Utf8Stream,
+    /// Bytes of that text, and of the text that is through.
+    decoded: usize,
     through: usize,
     /// Text that is through the scan and waits for a service's opinion.
     held: String,
@@ -73,7 +77,7 @@ pub enum Ended {
 
 impl Filters {
     /// Filters for answers to these requests.
-    pub fn new(app: &App, requests: &[Request]) -> Self {
+    pub fn new(app: &App, vocabulary: &Arc<Vocabulary>, requests: &[Request]) -> Self {
         let chain = app.moderation.clone().filter(|chain| chain.looks_at(Stage::Output));
         let answers = match &chain {
             None => Vec::new(),
@@ -81,7 +85,7 @@ impl Filters {
                 requests.iter().map(|request| (0..request.n).map(|_| Scanned::new(chain)).collect()).collect()
             }
         };
-        Self { chain, answers }
+        Self { chain, vocabulary: vocabulary.clone(), answers }
     }
 
     /// The chain, if answers go through one.
@@ -114,8 +118,8 @@ impl Filters {
         if answer.is_refused {
             return Ok(());
         }
-        answer.came += text.len();
-        answer.waiting.push_back((token, answer.came));
+        let end = answer.end_of(self.vocabulary.bytes(token.id));
+        answer.waiting.push_back((token, end));
         match answer.scan.push(&text) {
             Ok(safe) => {
                 answer.held.push_str(&safe);
@@ -147,16 +151,17 @@ impl Filters {
         if answer.is_refused {
             return (Ended::Refused(std::mem::take(&mut answer.held)), None);
         }
-        answer.came += text.len();
-        let scanned = answer.scan.push(&text).and_then(|safe| Ok(safe + &answer.scan.finish()?));
+        let scanned = answer.scan.push(&text).and_then(|safe| {
+            answer.held.push_str(&safe);
+            answer.scan.finish()
+        });
         match scanned {
             Ok(safe) => {
                 answer.held.push_str(&safe);
                 if holds {
                     return (Ended::Ask(answer.held.clone()), None);
                 }
-                answer.release(prompt, choice, out);
-                (Ended::Whole(String::new()), None)
+                (Ended::Whole(answer.release_all(prompt, choice, out)), None)
             }
             Err(refusal) => {
                 answer.refuse(&refusal.safe, holds);
@@ -165,13 +170,14 @@ impl Filters {
         }
     }
 
-    /// What services said of an answer.
-    pub fn asked(&mut self, prompt: usize, choice: usize, is_refused: bool, out: &mut VecDeque<Update>) {
+    /// What services said of an answer. Returns the end of its text.
+    pub fn asked(&mut self, prompt: usize, choice: usize, is_refused: bool, out: &mut VecDeque<Update>) -> String {
         let answer = &mut self.answers[prompt][choice];
         if is_refused {
             answer.refuse("", true);
+            String::new()
         } else {
-            answer.release(prompt, choice, out);
+            answer.release_all(prompt, choice, out)
         }
     }
 
@@ -191,11 +197,19 @@ impl Scanned {
         Self {
             scan: chain.output_scan(),
             waiting: VecDeque::new(),
-            came: 0,
+            utf8: Utf8Stream::new(),
+            decoded: 0,
             through: 0,
             held: String::new(),
             is_refused: false,
         }
+    }
+
+    /// Where the text of the next token ends, which has these bytes. It has not ended within a character.
+    fn end_of(&mut self, bytes: &[u8]) -> usize {
+        self.decoded += self.utf8.push(bytes).len();
+        let is_within = !self.utf8.clone().finish().is_empty();
+        self.decoded + usize::from(is_within)
     }
 
     /// Lets out what is through, with the tokens that it is the text of.
@@ -209,6 +223,15 @@ impl Scanned {
         // The beginning of a token that is not all through waits with it.
         self.through -= text.len();
         self.held = text;
+    }
+
+    /// Lets out everything, those of a stop text's tokens too; returns text that comes with no token.
+    fn release_all(&mut self, prompt: usize, choice: usize, out: &mut VecDeque<Update>) -> String {
+        let mut text = std::mem::take(&mut self.held);
+        for (token, _) in self.waiting.drain(..) {
+            out.push_back(Update::Token { prompt, choice, token, text: std::mem::take(&mut text) });
+        }
+        text
     }
 
     /// Lets nothing more out but `safe`, or nothing at all where services were to be asked.

@@ -127,12 +127,18 @@ impl Generation {
     /// Hands requests to a model's engine, all of them or none.
     ///
     /// # Errors
-    /// 429 when the engine has no room; 503 when it has ended.
+    /// 400 for more requests than it ever has room for; 429 when it has none now; 503 when it has ended.
     pub fn start(app: &App, model: Arc<Loaded>, requests: Vec<Request>, mut track: Track) -> Result<Self, ApiError> {
+        let limit = model.queue_limit;
+        if requests.len() > limit {
+            let message =
+                format!("{} prompts in one request, the server takes at most {limit} at once", requests.len());
+            return Err(ApiError::invalid(track.prompt_field(), message));
+        }
         let (sender, events) = unbounded_channel();
         let backlog = Arc::new(AtomicUsize::new(0));
         let n_open = requests.iter().map(Request::n_ends).sum();
-        let filters = Filters::new(app, &requests);
+        let filters = Filters::new(app, &model.vocabulary, &requests);
         track.started();
         let mut generation = Self {
             model,
@@ -172,7 +178,9 @@ impl Generation {
         if is_dead {
             self.track.app().models.forget(&self.model);
         }
-        error.into()
+        let error = ApiError::from(error);
+        // The engine knows prompts only.
+        if error.param.as_deref() == Some("prompt") { error.about(self.track.prompt_field()) } else { error }
     }
 
     /// What happens next; `None` when everything has happened.
@@ -269,9 +277,9 @@ impl Generation {
             self.track.note(finding, "refused");
         }
         let is_refused = !has_opinion || verdict.refused.is_some();
-        self.filters.asked(prompt, choice, is_refused, &mut self.ahead);
+        let rest = self.filters.asked(prompt, choice, is_refused, &mut self.ahead);
         let reason = if is_refused { EndReason::Filtered } else { reason(finish.reason) };
-        let update = self.end(prompt, choice, String::new(), reason, finish);
+        let update = self.end(prompt, choice, rest, reason, finish);
         self.ahead.push_back(update);
     }
 

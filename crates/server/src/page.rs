@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 
@@ -59,7 +60,8 @@ pub async fn admin() -> Response {
 ///
 /// # Errors
 /// 404.
-pub async fn asset(Path(name): Path<String>) -> Result<Response, ApiError> {
+pub async fn asset(name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let Path(name) = name?;
     let (_, text) =
         ASSETS.iter().find(|(known, _)| *known == name).ok_or_else(|| ApiError::not_found("no such file"))?;
     let kind = if name.ends_with(".css") { "text/css; charset=utf-8" } else { "text/javascript; charset=utf-8" };

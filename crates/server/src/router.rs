@@ -135,7 +135,7 @@ fn host_is_ours(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
-    if matches!(name, "localhost" | "127.0.0.1" | "::1" | "") {
+    if name.eq_ignore_ascii_case("localhost") || matches!(name, "127.0.0.1" | "::1" | "") {
         return Ok(());
     }
     let shown: String = name.chars().take(80).collect();

@@ -105,6 +105,16 @@ impl Track {
         &self.app
     }
 
+    /// The request's field that prompts come from.
+    pub fn prompt_field(&self) -> &'static str {
+        match self.endpoint {
+            "/v1/chat/completions" => "messages",
+            "/v1/score" => "items",
+            "/v1/completions" => "prompt",
+            _ => "input",
+        }
+    }
+
     /// The requests go to the engine.
     pub fn started(&mut self) {
         self.has_started = true;

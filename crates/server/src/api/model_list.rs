@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Extension;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde_json::{Value, json};
@@ -40,12 +41,13 @@ pub async fn list(State(app): State<Arc<App>>, Extension(caller): Extension<Call
 /// `GET /v1/models/{id}`.
 ///
 /// # Errors
-/// 404 for a model that there is not, 403 for one that the caller may not use.
+/// 400, 404 for a model that there is not, 403 for one that the caller may not use.
 pub async fn one(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(name) = name?;
     let entry = app.models.entry(Some(&name))?;
     caller.may_use(&entry.name)?;
     Ok(respond(&object(&name, entry, Some(&entry.name))))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Extension;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request as HttpRequest, State};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
@@ -250,7 +251,13 @@ fn prepare(app: &App, body: &Value, model: &Arc<Loaded>, client: u64) -> Result<
     if let Some(instructions) = asked.instructions.as_deref().filter(|text| !text.is_empty()) {
         conversation.insert(0, Message::new(Role::System, instructions));
     }
-    let text = asked.text.as_ref().and_then(|text| text.get("format"));
+    let text = match &asked.text {
+        None | Some(Value::Null) => None,
+        Some(Value::Object(text)) => text.get("format"),
+        Some(other) => {
+            return Err(ApiError::invalid("text", format!("text: expected an object, found {}", kind(other))));
+        }
+    };
     let listed = asked.tools.as_ref().filter(|tools| !tools.is_null());
     let tools = listed.map(tools::tools).transpose()?.unwrap_or_default();
     let choice = tools::choice(asked.tool_choice.as_ref(), &tools)?;
@@ -346,8 +353,9 @@ pub async fn create(
 pub async fn get(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(id) = id?;
     caller.may(Scope::Generate)?;
     let stored = app.stored.get(&id, caller.client()).ok_or_else(|| no_response(&id))?;
     Ok(respond(&stored.response))
@@ -360,8 +368,9 @@ pub async fn get(
 pub async fn input_items(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(id) = id?;
     caller.may(Scope::Generate)?;
     let stored = app.stored.get(&id, caller.client()).ok_or_else(|| no_response(&id))?;
     let items = match &stored.input {
@@ -381,8 +390,9 @@ pub async fn input_items(
 pub async fn delete(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(id) = id?;
     caller.may(Scope::Generate)?;
     if app.stored.delete(&id, caller.client()) {
         Ok(respond(&json!({"id": id, "object": "response", "deleted": true})))

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::Extension;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request as HttpRequest, State};
 use axum::response::Response;
 use serde::Deserialize;
@@ -202,8 +203,9 @@ pub struct ModelQuery {
 pub async fn tokenizer_info(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
-    Query(query): Query<ModelQuery>,
+    query: Result<Query<ModelQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    let Query(query) = query?;
     caller.may(Scope::Score)?;
     let name = query.model.as_deref();
     caller.may_use(&app.models.entry(name)?.name)?;

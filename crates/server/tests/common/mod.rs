@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use verve_access::KeyStore;
 use verve_chat::{ChatFormat, ModelTemplates, SpecialTexts};
@@ -312,4 +312,55 @@ fn unchunked(mut rest: &[u8]) -> Vec<u8> {
         rest = &rest[(end + 4 + size).min(rest.len())..];
     }
     body
+}
+
+/// Takes out what differs from one answer to the same request to the next.
+pub fn scrub(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for name in ["id", "created", "created_at", "timings", "cached_tokens", "item_id", "call_id"] {
+                map.remove(name);
+            }
+            map.values_mut().for_each(scrub);
+        }
+        Value::Array(items) => items.iter_mut().for_each(scrub),
+        _ => {}
+    }
+}
+
+/// What an answer says, the chunks of each choice of a stream behind each other: those of several come as they come.
+pub fn said(answer: &Answer) -> Value {
+    let is_stream = answer.headers["content-type"].starts_with("text/event-stream");
+    let mut value = match is_stream {
+        false => answer.ok(),
+        true if answer.text().starts_with("event: ") => json!(answer.named_events()),
+        true => {
+            let mut events = answer.events();
+            events.sort_by_key(|event| event["choices"][0]["index"].as_u64().unwrap_or(u64::MAX));
+            events.into()
+        }
+    };
+    scrub(&mut value);
+    value
+}
+
+/// The value of a line of `/metrics`.
+pub fn metric(server: &TestServer, line: &str) -> u64 {
+    let text = server.get("/metrics");
+    let found = text.text().lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ').map(str::to_owned));
+    found.map_or(0, |value| value.parse().unwrap())
+}
+
+/// Reads until `words` have come.
+pub fn read_to(stream: &mut TcpStream, words: &str) -> String {
+    let (mut all, mut part) = (Vec::new(), [0; 1024]);
+    loop {
+        let n = stream.read(&mut part).unwrap();
+        assert!(n > 0, "{words:?} does not come: {}", String::from_utf8_lossy(&all));
+        all.extend_from_slice(&part[..n]);
+        let text = String::from_utf8_lossy(&all);
+        if text.contains(words) {
+            return text.into_owned();
+        }
+    }
 }
