@@ -78,7 +78,7 @@ fn row(name: &str, value: impl std::fmt::Display) -> Result<()> {
 }
 
 fn architecture(model: &Model) -> String {
-    match &model.checkpoint {
+    match &*model.checkpoint {
         ModelFile::Folder(folder) => format!("{} (Hugging Face folder)", folder.family().model_type()),
         ModelFile::Gguf(gguf) => {
             let name = gguf.file().text("general.name").ok().flatten().unwrap_or_default();

@@ -20,7 +20,7 @@ pub struct Model {
     /// The folder or the GGUF file.
     pub path: PathBuf,
     /// Configuration and weights.
-    pub checkpoint: ModelFile,
+    pub checkpoint: Arc<ModelFile>,
     /// What its ids mean.
     pub tokenizer: Arc<Tokenizer>,
 }
@@ -30,8 +30,13 @@ impl Model {
     /// GGUF file.
     pub fn open(path: &Path) -> Result<Self> {
         let folder = model_at(path)?;
-        let checkpoint = ModelFile::open(&folder)?;
-        let tokenizer = match &checkpoint {
+        let checkpoint = Arc::new(ModelFile::open(&folder)?);
+        Self::with_tokenizer(folder, checkpoint)
+    }
+
+    /// The model of a file or folder that has been opened.
+    pub fn with_tokenizer(folder: PathBuf, checkpoint: Arc<ModelFile>) -> Result<Self> {
+        let tokenizer = match &*checkpoint {
             ModelFile::Folder(_) => Tokenizer::load(&folder).map_err(anyhow::Error::from),
             ModelFile::Gguf(model) => {
                 gguf_metadata::vocabulary(model.file()).and_then(|vocab| Ok(Tokenizer::from_gguf(vocab)?))

@@ -131,7 +131,7 @@ fn tensor_type(weights: WeightType) -> TensorType {
 
 fn to_gguf(model: &Model, weights: WeightType, out: &Path) -> Result<Described> {
     let export = GgufExport::new(&model.checkpoint, tensor_type(weights))?;
-    let mut metadata = match &model.checkpoint {
+    let mut metadata = match &*model.checkpoint {
         ModelFile::Gguf(source) => gguf_metadata::about(source.file()),
         ModelFile::Folder(_) => vec![("general.name".to_owned(), name_of(&model.path).as_str().into())],
     };

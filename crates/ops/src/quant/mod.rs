@@ -69,6 +69,7 @@ impl QuantKind {
     ];
 
     /// Values in a block: 32 or 256. A row is a whole number of blocks.
+    #[inline]
     pub fn block_len(self) -> usize {
         match self {
             Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => 32,
@@ -77,6 +78,7 @@ impl QuantKind {
     }
 
     /// Bytes of a block.
+    #[inline]
     pub fn block_bytes(self) -> usize {
         match self {
             Self::Q8_0 => 34,
@@ -123,6 +125,7 @@ impl QuantKind {
     }
 
     /// Bits of a code.
+    #[inline]
     pub fn code_bits(self) -> u32 {
         match self {
             Self::Q2K => 2,
@@ -135,6 +138,7 @@ impl QuantKind {
     }
 
     /// Values that share a scale: 16 or 32.
+    #[inline]
     pub fn group_len(self) -> usize {
         match self {
             Self::Q2K | Self::Q3K | Self::Q6K => 16,
@@ -143,11 +147,13 @@ impl QuantKind {
     }
 
     /// Whether groups have offsets; without them the codes are relative to [`QuantKind::zero`].
+    #[inline]
     pub fn has_offsets(self) -> bool {
         matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q2K | Self::Q4K | Self::Q5K)
     }
 
     /// The code of the value 0, in formats without offsets; otherwise 0.
+    #[inline]
     pub fn zero(self) -> u8 {
         match self {
             Self::Q8_0 => 128,
@@ -163,6 +169,7 @@ impl QuantKind {
     ///
     /// # Panics
     /// If `block` has not [`QuantKind::block_bytes`] bytes.
+    #[inline]
     pub fn unpack(self, block: &[u8], to: &mut Unpacked) {
         unpack::unpack(self, block, to);
     }

@@ -18,12 +18,14 @@ use half::f16;
 use super::{QuantKind, Unpacked};
 
 /// Two bytes, the low one first.
+#[inline(always)]
 fn half_at(block: &[u8], at: usize) -> f16 {
     f16::from_le_bytes([block[at], block[at + 1]])
 }
 
 /// Byte `i` of a run of `WIDTH` has `8 / BITS` codes, its lowest bits first, that are `WIDTH` apart. Each run is followed by
 /// the next.
+#[inline(always)]
 fn spread<const BITS: u32, const WIDTH: usize>(bytes: &[u8], codes: &mut [u8]) {
     let per_byte = 8 / BITS as usize;
     for (bytes, codes) in bytes.chunks_exact(WIDTH).zip(codes.chunks_exact_mut(WIDTH * per_byte)) {
@@ -36,6 +38,7 @@ fn spread<const BITS: u32, const WIDTH: usize>(bytes: &[u8], codes: &mut [u8]) {
 }
 
 /// [`spread`] for bits that come above the `SHIFT` bits which the codes have already.
+#[inline(always)]
 fn spread_above<const BITS: u32, const WIDTH: usize, const SHIFT: u32>(bytes: &[u8], codes: &mut [u8]) {
     let per_byte = 8 / BITS as usize;
     for (bytes, codes) in bytes.chunks_exact(WIDTH).zip(codes.chunks_exact_mut(WIDTH * per_byte)) {
@@ -48,6 +51,7 @@ fn spread_above<const BITS: u32, const WIDTH: usize, const SHIFT: u32>(bytes: &[
 }
 
 /// Bit `i` of four bytes is bit 4 of code `i`.
+#[inline(always)]
 fn fifth_bits(bytes: &[u8], codes: &mut [u8]) {
     for (byte, codes) in bytes.iter().zip(codes.chunks_exact_mut(8)) {
         for (i, code) in codes.iter_mut().enumerate() {
@@ -78,6 +82,7 @@ fn six_bit_multipliers(bytes: &[u8], to: &mut Unpacked) {
     }
 }
 
+#[inline]
 pub(super) fn unpack(kind: QuantKind, block: &[u8], to: &mut Unpacked) {
     assert!(block.len() == kind.block_bytes(), "a block of {kind} has {} bytes", block.len());
     to.offset = f16::ZERO;

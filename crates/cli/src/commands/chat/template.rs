@@ -32,7 +32,7 @@ pub fn templates(model: &Model) -> Result<ModelTemplates> {
         let bytes = id.and_then(|id| tokenizer.token_bytes(id))?;
         std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty()).map(str::to_owned)
     };
-    let mut templates = match &model.checkpoint {
+    let mut templates = match &*model.checkpoint {
         ModelFile::Folder(_) => ModelTemplates::from_folder(&model.path)?,
         ModelFile::Gguf(gguf) => {
             let file = gguf.file();

@@ -28,7 +28,7 @@ const MORE_TEMPLATES: &str = "additional_chat_templates";
 
 /// Writes what belongs to the text of a model: copies of the files of a folder, or what a GGUF file says.
 pub fn write_tokenizer(model: &Model, out: &Path) -> Result<()> {
-    match &model.checkpoint {
+    match &*model.checkpoint {
         ModelFile::Folder(_) => copy_files(model, out),
         ModelFile::Gguf(_) => write_files(model, out),
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, bail};
@@ -136,25 +136,16 @@ impl Loader {
         let Some((found, _)) = self.found.iter().find(|(found, _)| found.name == name) else {
             bail!("there is no such model");
         };
-        let model = Model::open(&found.path)?;
-        let chat = ChatFormat::new(&templates(&model)?, self.template.as_deref(), &model.tokenizer)?;
-        for warning in chat.iter().flat_map(|chat| &chat.warnings) {
-            tracing::warn!(model = name, %warning, "chat template");
-        }
-        let ends = chat.as_ref().and_then(|chat| chat.end_of_turn);
-        let vocabulary = Arc::new(model.vocabulary_with_end(ends));
-        let (n_ctx, options) = self.sizes.engine(model.checkpoint.config().n_ctx);
-        let dtype = self.sizes.dtype.map_or_else(|| own_dtype(&model.checkpoint), Ok)?;
-        let tokenizer = model.tokenizer.clone();
-        let rules = Rules::new(tokenizer.clone(), &vocabulary);
-        let d_model = model.checkpoint.config().d_model;
-        let fingerprint =
-            fingerprint(&found.path, &model, self.sizes.precision, dtype, &isa(&self.machine)?.to_string());
+        // Weights are read on the engine's thread while the tokenizer is built on this one.
+        let file = Arc::new(ModelFile::open(&found.path)?);
+        let (n_ctx, options) = self.sizes.engine(file.config().n_ctx);
+        let dtype = self.sizes.dtype.map_or_else(|| own_dtype(&file), Ok)?;
         let (engine, requests) = engine_channel(self.sizes.queue);
         let (ready, is_ready) = channel();
+        let (words, vocabularies) = channel();
         let job = ServeJob {
-            model,
-            vocabulary: vocabulary.clone(),
+            file: file.clone(),
+            vocabularies,
             options,
             precision: self.sizes.precision,
             requests,
@@ -172,6 +163,20 @@ impl Loader {
                 }
             })
             .context("no thread for its engine")?;
+        let model = Model::with_tokenizer(found.path.clone(), file)?;
+        let chat = ChatFormat::new(&templates(&model)?, self.template.as_deref(), &model.tokenizer)?;
+        for warning in chat.iter().flat_map(|chat| &chat.warnings) {
+            tracing::warn!(model = name, %warning, "chat template");
+        }
+        let ends = chat.as_ref().and_then(|chat| chat.end_of_turn);
+        let vocabulary = Arc::new(model.vocabulary_with_end(ends));
+        let tokenizer = model.tokenizer.clone();
+        let rules = Rules::new(tokenizer.clone(), &vocabulary);
+        let d_model = model.checkpoint.config().d_model;
+        let fingerprint =
+            fingerprint(&found.path, &model, self.sizes.precision, dtype, &isa(&self.machine)?.to_string());
+        // An engine that has failed meanwhile says so below.
+        let _ = words.send(vocabulary.clone());
         match is_ready.recv() {
             Ok(Ok(())) => {}
             Ok(Err(problem)) => bail!(problem),
@@ -204,8 +209,9 @@ fn fingerprint(path: &Path, model: &Model, precision: ActivationPrecision, dtype
 }
 
 struct ServeJob {
-    model: Model,
-    vocabulary: Arc<Vocabulary>,
+    file: Arc<ModelFile>,
+    /// The vocabulary comes when it is known; never if the tokenizer cannot be used.
+    vocabularies: Receiver<Arc<Vocabulary>>,
     options: EngineOptions,
     precision: ActivationPrecision,
     requests: Requests,
@@ -216,9 +222,10 @@ impl OnBackend for ServeJob {
     type Out = ();
 
     fn run<B: Device>(self, backend: B) -> Result<()> {
-        let Self { model, vocabulary, options, precision, requests, ready } = self;
-        let weights = model.checkpoint.infer_weights(&backend, precision)?;
-        let mut engine = Engine::new(&backend, model.checkpoint.config(), weights, &vocabulary, &options)?;
+        let Self { file, vocabularies, options, precision, requests, ready } = self;
+        let weights = file.infer_weights(&backend, precision)?;
+        let Ok(vocabulary) = vocabularies.recv() else { return Ok(()) };
+        let mut engine = Engine::new(&backend, file.config(), weights, &vocabulary, &options)?;
         // Whoever loads the model waits for it.
         let _ = ready.send(Ok(()));
         drop(ready);

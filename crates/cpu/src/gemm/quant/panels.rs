@@ -44,6 +44,7 @@ pub(in crate::gemm) struct Form {
 }
 
 impl Form {
+    #[inline(always)]
     pub(super) fn new(kind: QuantKind, nr: usize) -> Form {
         let (low_bits, high_bits) = match kind.code_bits() {
             3 => (2, 1),
@@ -189,6 +190,21 @@ fn code_at(form: &Form, step: &[u8], lane: usize, k: usize) -> u32 {
 
 /// Writes the blocks of up to `nr` rows into a panel that holds zeros: a row that is not there has scale 0.
 fn pack_panel(form: &Form, src: &[u8], row_bytes: usize, dst: &mut [u8]) {
+    let nr = form.nr;
+    // Each format gets code of its own.
+    macro_rules! pack {
+        ($($kind:ident)*) => {
+            match form.kind {
+                $(QuantKind::$kind => pack_as(&Form::new(QuantKind::$kind, nr), src, row_bytes, dst),)*
+            }
+        };
+    }
+    pack!(Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2K Q3K Q4K Q5K Q6K);
+}
+
+/// [`pack_panel`] for a format that the compiler knows.
+#[inline(always)]
+fn pack_as(form: &Form, src: &[u8], row_bytes: usize, dst: &mut [u8]) {
     let (kind, nr) = (form.kind, form.nr);
     let mut parts = Unpacked::default();
     for (lane, row) in src.chunks_exact(row_bytes).enumerate() {
@@ -222,6 +238,7 @@ fn pack_panel(form: &Form, src: &[u8], row_bytes: usize, dst: &mut [u8]) {
 }
 
 /// Writes `bits` bits of each code of a step, from bit `shift` on, into the words of one output.
+#[inline(always)]
 fn pack_plane(bits: u32, shift: u32, codes: &[u8], nr: usize, lane: usize, dst: &mut [u8]) {
     // Four codes at a time: a byte of a word each, and none has bits that reach its neighbour's.
     let mask = ((1u32 << bits) - 1) * 0x0101_0101;
