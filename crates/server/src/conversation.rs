@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use verve_chat::{ChatInput, Ending, Message};
+use verve_chat::{ChatInput, Ending, Message, Role};
 use verve_constrain::Constraint;
 use verve_engine::{Request, SamplingParams};
 use verve_tokenizer::SpecialTokens;
@@ -107,6 +107,25 @@ pub fn render(
     Ok(Rendered { text: encoded.text, ids: encoded.ids })
 }
 
+/// Refuses messages that lack what the public API asks of their role.
+fn check_messages(messages: &[Message]) -> Result<(), ApiError> {
+    for (at, message) in messages.iter().enumerate() {
+        let lacks = |field: &str, what: &str| {
+            let param = format!("messages[{at}].{field}");
+            Err(ApiError::invalid(param.clone(), format!("{param}: {what}")))
+        };
+        match message.role {
+            Role::Tool if message.tool_call_id.is_none() => {
+                return lacks("tool_call_id", "missing; a tool message says which call it answers");
+            }
+            Role::Assistant if message.tool_calls.is_some() => {}
+            role if message.content.is_none() => return lacks("content", &format!("missing; a {role} message has a text")),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 impl Conversation {
     /// Ready for the engine.
     ///
@@ -117,6 +136,7 @@ impl Conversation {
         if messages.is_empty() {
             return Err(ApiError::invalid("messages", "messages is empty: at least one message is needed"));
         }
+        check_messages(&messages)?;
         let said = messages.iter().map(Message::text).collect::<Vec<_>>().join("\n");
         let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
         let mut rendered = render(model, messages, &tools, Ending::GenerationPrompt, &variables)?;

@@ -89,13 +89,22 @@ pub fn only_known(value: &Value, known: &[&[&str]]) -> Result<(), ApiError> {
 pub fn fields<T: DeserializeOwned>(value: &Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        let message = error.into_inner().to_string();
+        let message = for_people(&error.into_inner().to_string());
         if path == "." {
             ApiError::bad_request(message)
         } else {
             ApiError::invalid(path.clone(), format!("{path}: {message}"))
         }
     })
+}
+
+/// A message of the JSON library without this language's names for numbers.
+fn for_people(message: &str) -> String {
+    [("expected usize", "expected a whole number"), ("expected u64", "expected a whole number")]
+        .into_iter()
+        .chain([("expected u32", "expected a whole number"), ("expected i64", "expected an integer")])
+        .chain([("expected f32", "expected a number"), ("expected f64", "expected a number")])
+        .fold(message.to_owned(), |message, (word, plain)| message.replace(word, plain))
 }
 
 /// What kind of JSON a value is, for messages.

@@ -290,7 +290,8 @@ fn prepare(app: &App, body: &Value, model: &Arc<Loaded>, client: u64) -> Result<
         client,
     };
     let ready = conversation.prepare(model).map_err(|error| match error.param.as_deref() {
-        Some("messages") => error.about("input"),
+        // Items are messages by now, and not always one each.
+        Some(param) if param.starts_with("messages") => error.about("input"),
         _ => error,
     })?;
     let view = View {
