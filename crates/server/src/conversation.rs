@@ -107,6 +107,27 @@ pub fn render(
     Ok(Rendered { text: encoded.text, ids: encoded.ids })
 }
 
+/// Everything that a request puts before the model, for filters: texts, calls, and what there is to call.
+fn said(messages: &[Message], tools: &[Tool], variables: &Map<String, Value>) -> String {
+    let mut texts = Vec::new();
+    for message in messages {
+        texts.push(message.text());
+        for call in message.tool_calls.iter().flatten() {
+            texts.push(call.function.name.clone());
+            texts.push(match &call.function.arguments {
+                // Written anew, without what JSON can hide characters behind.
+                Value::String(text) => {
+                    serde_json::from_str(text).map_or_else(|_| text.clone(), |json: Value| json.to_string())
+                }
+                other => other.to_string(),
+            });
+        }
+    }
+    texts.extend(tools.iter().map(|tool| tool.json.to_string()));
+    texts.extend(variables.values().map(Value::to_string));
+    texts.join("\n")
+}
+
 /// Refuses messages that lack what the public API asks of their role.
 fn check_messages(messages: &[Message]) -> Result<(), ApiError> {
     for (at, message) in messages.iter().enumerate() {
@@ -137,7 +158,7 @@ impl Conversation {
             return Err(ApiError::invalid("messages", "messages is empty: at least one message is needed"));
         }
         check_messages(&messages)?;
-        let said = messages.iter().map(Message::text).collect::<Vec<_>>().join("\n");
+        let said = said(&messages, &tools, &variables);
         let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
         let mut rendered = render(model, messages, &tools, Ending::GenerationPrompt, &variables)?;
         let form = model.chat.as_ref().map_or(CallForm::Tagged, tools::form);

@@ -81,7 +81,8 @@ impl Events {
     }
 }
 
-/// Streams a generation. Waits for its first sign, so that a request that is refused gets a status that says so.
+/// Streams a generation. Waits for its first sign, so that a request that is refused, or does not begin before its deadline,
+/// gets a status that says so.
 ///
 /// # Errors
 /// The refusal.
@@ -91,17 +92,31 @@ pub async fn stream<S: Shape>(
     mut generation: Generation,
     shape: S,
 ) -> Result<Response, ApiError> {
-    if let Ok(Some(first)) = tokio::time::timeout(FIRST, generation.next()).await {
-        match first {
-            Update::Failed(error) => return Err(error),
-            other => generation.put_back(other),
+    let deadline = Instant::now() + app.options.request_timeout;
+    let mut ending = app.ending();
+    let wait = tokio::time::timeout(FIRST.min(app.options.request_timeout), generation.next());
+    let first = tokio::select! {
+        biased;
+        first = wait => first,
+        _ = ending.wait_for(|ending| *ending) => {
+            generation.expire();
+            return Err(ApiError::unavailable("the server is shutting down", 5));
         }
+    };
+    match first {
+        Ok(Some(Update::Failed(error))) => return Err(error),
+        Ok(Some(first)) => generation.put_back(first),
+        Err(_) if Instant::now() >= deadline => {
+            generation.expire();
+            return Err(ApiError::deadline(app.options.request_timeout.as_secs()));
+        }
+        Ok(None) | Err(_) => {}
     }
     let stream = EventStream {
         app: app.clone(),
         caller: caller.clone(),
-        deadline: Instant::now() + app.options.request_timeout,
-        ending: app.ending(),
+        deadline,
+        ending,
         generation,
         shape,
         events: Events::default(),

@@ -350,7 +350,7 @@ fn responses_embeddings_and_the_others_have_rules() {
             (json!({"input": [{"type": "image_url"}]}), "input", "texts"),
         ],
     );
-    let error = server.post("/v1/moderations", &valid("/v1/moderations")).error(501);
+    let error = server.post("/v1/moderations", &valid("/v1/moderations")).error(400);
     assert_eq!(error["code"], "not_supported");
 }
 

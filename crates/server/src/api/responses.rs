@@ -585,6 +585,8 @@ struct ResponseStream {
     client: u64,
     view: View,
     output: Output,
+    /// Log-probabilities of tokens whose text has not come yet.
+    waiting: Vec<Value>,
     sequence: u64,
     /// Whether the message has been announced.
     has_message: bool,
@@ -594,7 +596,16 @@ struct ResponseStream {
 impl ResponseStream {
     fn new(app: Arc<App>, client: u64, view: View) -> Self {
         let output = Output::new(&view);
-        Self { app, client, view, output, sequence: 0, has_message: false, reason: EndReason::Length }
+        Self {
+            app,
+            client,
+            view,
+            output,
+            waiting: Vec::new(),
+            sequence: 0,
+            has_message: false,
+            reason: EndReason::Length,
+        }
     }
 
     fn send(&mut self, name: &str, mut event: Value, out: &mut Events) {
@@ -618,8 +629,9 @@ impl ResponseStream {
         self.send("response.content_part.added", event, out);
     }
 
-    fn text(&mut self, text: String, logprobs: Vec<Value>, out: &mut Events) {
+    fn text(&mut self, text: String, out: &mut Events) {
         self.begin_message(out);
+        let logprobs = std::mem::take(&mut self.waiting);
         let id = &self.output.message_id;
         let event = json!({"item_id": id, "output_index": 0, "content_index": 0, "delta": text, "logprobs": logprobs});
         self.send("response.output_text.delta", event, out);
@@ -645,12 +657,12 @@ impl ResponseStream {
     fn take(&mut self, text: &str, tokens: &[verve_engine::AnswerToken], is_end: bool, out: &mut Events) {
         let before = self.output.logprobs.as_ref().map_or(0, Vec::len);
         self.output.tokens(&self.view, tokens);
-        let mut logprobs = self.output.logprobs.as_ref().map_or_else(Vec::new, |list| list[before..].to_vec());
+        self.waiting.extend(self.output.logprobs.iter().flat_map(|list| list[before..].iter().cloned()));
         let mut pieces = Vec::new();
         self.output.pieces(text, is_end, &mut pieces);
         for piece in pieces {
             match piece {
-                Piece::Text(text) => self.text(text, std::mem::take(&mut logprobs), out),
+                Piece::Text(text) => self.text(text, out),
                 Piece::Call(call) => self.call(call, out),
             }
         }
@@ -662,6 +674,9 @@ impl ResponseStream {
         }
         if !self.has_message {
             return;
+        }
+        if !self.waiting.is_empty() {
+            self.text(String::new(), out);
         }
         let id = self.output.message_id.clone();
         let logprobs = self.output.logprobs.clone().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Finding calls in an answer as it is written.
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{Call, CallForm, Tool};
@@ -116,28 +117,65 @@ impl CallScanner {
     }
 
     fn call(&self, text: &str) -> Option<Call> {
-        self.call_of(&serde_json::from_str(text).ok()?)
+        let members = members(text)?;
+        let member = |name: &str| members.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+        let name: String = serde_json::from_str(member("name")?).ok()?;
+        if !self.names.contains(&name) {
+            return None;
+        }
+        let arguments = match member("arguments").or_else(|| member("parameters")) {
+            None | Some("null") => "{}".to_owned(),
+            Some(value) => match serde_json::from_str(value) {
+                Ok(Value::String(text)) => text,
+                Ok(arguments) => arguments.to_string(),
+                Err(_) => value.to_owned(),
+            },
+        };
+        Some(Call { id: crate::ids::fresh("call_"), name, arguments })
     }
 
     /// One call, or a list of them.
     fn calls(&self, text: &str) -> Option<Vec<Call>> {
-        match serde_json::from_str(text).ok()? {
-            Value::Array(items) if !items.is_empty() => items.iter().map(|item| self.call_of(item)).collect(),
-            value => self.call_of(&value).map(|call| vec![call]),
+        match elements(text) {
+            Some(items) if !items.is_empty() => items.iter().map(|item| self.call(item)).collect(),
+            _ => self.call(text).map(|call| vec![call]),
         }
     }
+}
 
-    fn call_of(&self, value: &Value) -> Option<Call> {
-        let name = value.get("name")?.as_str()?;
-        if !self.names.iter().any(|known| known == name) {
-            return None;
+/// The first JSON value of a text, as it stands there, and what follows. A number may be larger than any that a program
+/// has: models write such numbers, and whoever reads them decides.
+fn first_value(text: &str) -> Option<(&str, &str)> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    let (value, rest) = text.split_at(values.byte_offset());
+    Some((value.trim(), rest.trim_start()))
+}
+
+/// Names and values of a JSON object.
+fn members(text: &str) -> Option<Vec<(String, &str)>> {
+    let (mut rest, mut out) = (text.trim().strip_prefix('{')?.trim_start(), Vec::new());
+    loop {
+        let (name, after) = first_value(rest)?;
+        let (value, after) = first_value(after.strip_prefix(':')?)?;
+        out.push((serde_json::from_str(name).ok()?, value));
+        match after.strip_prefix(',') {
+            Some(more) => rest = more.trim_start(),
+            None => return (after == "}").then_some(out),
         }
-        let arguments = match value.get("arguments").or_else(|| value.get("parameters")) {
-            None | Some(Value::Null) => "{}".to_owned(),
-            Some(Value::String(text)) => text.clone(),
-            Some(arguments) => arguments.to_string(),
-        };
-        Some(Call { id: crate::ids::fresh("call_"), name: name.to_owned(), arguments })
+    }
+}
+
+/// Values of a JSON list.
+fn elements(text: &str) -> Option<Vec<&str>> {
+    let (mut rest, mut out) = (text.trim().strip_prefix('[')?.trim_start(), Vec::new());
+    loop {
+        let (value, after) = first_value(rest)?;
+        out.push(value);
+        match after.strip_prefix(',') {
+            Some(more) => rest = more.trim_start(),
+            None => return (after == "]").then_some(out),
+        }
     }
 }
 
@@ -187,6 +225,15 @@ mod tests {
             (CallForm::Tagged, true, format!("{call}\n</tool_call>"), "", add()),
             (CallForm::Tagged, true, call.to_owned(), "", add()),
             (CallForm::Tagged, false, two, "Let me see.\n", [add(), vec![("now".into(), "{}".into())]].concat()),
+            (
+                CallForm::Tagged,
+                true,
+                "{\"arguments\" : {\"a\": 1e99999} , \"name\":\"add\", \"x\": [] }".to_owned(),
+                "",
+                vec![("add".to_owned(), "{\"a\": 1e99999}".to_owned())],
+            ),
+            (CallForm::List, true, format!("[{call} , {call}]"), "", [add(), add()].concat()),
+            (CallForm::List, true, format!("[{call} {call}]"), &format!("[{call} {call}]"), vec![]),
             (CallForm::Tagged, false, "a < b <tool".to_owned(), "a < b <tool", vec![]),
             (CallForm::Tagged, false, "<tool_call>no</tool_call>!".to_owned(), "<tool_call>no</tool_call>!", vec![]),
             (CallForm::Tagged, false, "<tool_call>{".to_owned(), "<tool_call>{", vec![]),
