@@ -1,9 +1,6 @@
 //! `/v1/completions` over HTTP: every form of prompt, whole and streamed.
-#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
 
-mod common;
-
-use common::{Setup, TestServer, tokenizer};
+use crate::common::{Setup, TestServer, tokenizer};
 use serde_json::{Value, json};
 
 /// Text, finish reason and log-probabilities of each choice of a whole answer.

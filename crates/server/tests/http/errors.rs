@@ -1,9 +1,6 @@
 //! What is refused, and how: status, code and field of every rule, over HTTP.
-#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
 
-mod common;
-
-use common::{Answer, N_CTX, Setup, TestLoader, TestServer};
+use crate::common::{Answer, N_CTX, Setup, TestLoader, TestServer};
 use serde_json::{Value, json};
 use verve_server::ServerOptions;
 

@@ -1,13 +1,10 @@
 //! Requests changed at random and bytes at random: never a fault of the server, never silence, never half a stream.
-#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::sync::OnceLock;
 
-use common::{Answer, Setup, TestServer};
+use crate::common::{Answer, Setup, TestServer};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -238,7 +235,7 @@ fn requests_are_good_before_they_are_changed() {
 fn requests_changed_at_random_are_answered_or_refused() {
     let all = requests();
     let strategy = (any::<Index>(), prop::collection::vec(change(), 1..4));
-    let result = runner(1500).run(&strategy, |(which, changes)| {
+    let result = runner(3000).run(&strategy, |(which, changes)| {
         let (path, body) = which.get(&all);
         let mut body = body.clone();
         changes.iter().for_each(|(at, change)| apply(&mut body, at, change));

@@ -1,9 +1,6 @@
 //! `/v1/chat/completions` over HTTP: streamed and whole, calls of functions, answers of a given form.
-#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
 
-mod common;
-
-use common::{Setup, TestServer, scrub};
+use crate::common::{Setup, TestServer, scrub};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -332,7 +329,7 @@ fn lengths_have_two_names() {
     }
     // Without one, what the context holds.
     let answer = server.post(CHAT, &json!({"messages": user("the"), "ignore_eos": true})).ok();
-    assert_eq!(answer["usage"]["total_tokens"], common::N_CTX);
+    assert_eq!(answer["usage"]["total_tokens"], crate::common::N_CTX);
 }
 
 fn schema() -> Value {

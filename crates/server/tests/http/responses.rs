@@ -1,9 +1,6 @@
 //! `/v1/responses` over HTTP: events, calls of functions, answers of a given form, what is kept.
-#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
 
-mod common;
-
-use common::{Setup, TestServer};
+use crate::common::{Setup, TestServer};
 use serde_json::{Value, json};
 use verve_server::ServerOptions;
 

@@ -1,14 +1,11 @@
 //! Filters on prompts and answers: what is refused never comes out, whole or streamed, and the rest comes as ever.
-#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
-
-mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use common::{Answer, Setup, TestServer, metric, said, tokenizer};
+use crate::common::{Answer, Setup, TestServer, metric, said, tokenizer};
 use serde_json::{Value, json};
 use verve_moderate::{Chain, ModerationConfig};
 

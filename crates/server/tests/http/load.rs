@@ -1,14 +1,11 @@
 //! Many clients at once, clients that leave, stall or send nonsense, and a server that ends.
-#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
-
-mod common;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Answer, MODEL_BYTES, N_CTX, Setup, TestLoader, TestServer, metric, read_to, said, tokenizer};
+use crate::common::{Answer, MODEL_BYTES, N_CTX, Setup, TestLoader, TestServer, metric, read_to, said, tokenizer};
 use serde_json::{Value, json};
 use verve_server::{ServerOptions, SlotState};
 
@@ -414,13 +411,12 @@ fn a_request_that_fails_on_its_constraint_leaves_the_others_alone() {
     let expected = text(&server.post(COMPLETIONS, &long(9)));
     let open = server.send("POST", COMPLETIONS, &[], &long(9).to_string());
     // Ever more ways to read a text as it grows, and ever more places where it may be.
-    let grammar = "start: e\ne: e e | e e e | e e e e | e e e e e | \"a\" | \"b\"";
-    let deep = "start: a\na: \"x\" a a a a | \"y\" a a a | \"x\" | \"xy\" a";
+    let ways: Vec<String> = (2..14).map(|n| vec!["e"; n].join(" ")).collect();
+    let grammar = format!("start: e\ne: {} | \"a\" | \"b\"", ways.join(" | "));
     let end = tokenizer().end_of_text().map_or(json!({}), |id| json!({ (id.to_string()): -100 }));
-    let (mut n_failed, mut seen) = (0, Vec::new());
+    let mut n_failed = 0;
     for (field, text) in [
-        ("grammar", grammar),
-        ("grammar", deep),
+        ("grammar", grammar.as_str()),
         ("regex", "[ab]*a[ab]{300}"),
         ("regex", "([ab]*a[ab]{20}){9}"),
         ("regex", "([ab]*a[ab]{12}|[ab]*b[ab]{13}|[ab]*aa[ab]{14})*!"),
@@ -430,11 +426,6 @@ fn a_request_that_fails_on_its_constraint_leaves_the_others_alone() {
             "logit_bias": end,
         });
         let answer = server.post(COMPLETIONS, &body);
-        seen.push((
-            answer.status,
-            answer.text().len(),
-            answer.text()[answer.text().len().saturating_sub(300)..].to_owned(),
-        ));
         if answer.status != 200 {
             answer.error(400);
         } else if !answer.text().ends_with("data: [DONE]\n\n") {
@@ -445,7 +436,7 @@ fn a_request_that_fails_on_its_constraint_leaves_the_others_alone() {
             n_failed += 1;
         }
     }
-    assert!(n_failed > 0, "none of the constraints fails in mid-stream any more: {seen:#?}");
+    assert!(n_failed > 0, "none of the constraints fails in mid-stream any more");
     let mut bytes = Vec::new();
     { open }.read_to_end(&mut bytes).unwrap();
     assert_eq!(text(&Answer::parse(&bytes)), expected);

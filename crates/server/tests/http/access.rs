@@ -1,13 +1,10 @@
 //! Keys: who may do what, how much of it, and what is written down of it.
-#![allow(clippy::unwrap_used, reason = "in a test, a failure is a panic")]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::PathBuf;
 
-use common::{Answer, N_CTX, Setup, TestLoader, TestServer, read_to};
+use crate::common::{Answer, N_CTX, Setup, TestLoader, TestServer, read_to};
 use serde_json::{Value, json};
 use verve_access::{KeyStore, Limits, NewKey, Now, Scope, UnixMillis};
 use verve_server::ServerOptions;

@@ -1,5 +1,4 @@
 //! A server on loopback with small random models, and a client that sees every byte.
-#![allow(clippy::unwrap_used, dead_code, reason = "in a test, a failure is a panic")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
