@@ -140,7 +140,9 @@ fn check_messages(messages: &[Message]) -> Result<(), ApiError> {
                 return lacks("tool_call_id", "missing; a tool message says which call it answers");
             }
             Role::Assistant if message.tool_calls.is_some() => {}
-            role if message.content.is_none() => return lacks("content", &format!("missing; a {role} message has a text")),
+            role if message.content.is_none() => {
+                return lacks("content", &format!("missing; a {role} message has a text"));
+            }
             _ => {}
         }
     }

@@ -209,7 +209,7 @@ fn many_clients_that_leave_at_any_time_leave_nothing_behind() {
     let server = TestServer::start(Setup::default());
     let expected = text(&server.post(COMPLETIONS, &long(3)));
     let leave = |i: usize| {
-        let body = if i % 2 == 0 { long(i as u64) } else { endless(4) };
+        let body = if i.is_multiple_of(2) { long(i as u64) } else { endless(4) };
         let mut stream = server.send("POST", COMPLETIONS, &[], &body.to_string());
         let mut part = vec![0; i * 97];
         let _ = stream.read_exact(&mut part);
