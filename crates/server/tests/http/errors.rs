@@ -165,6 +165,12 @@ fn chats_have_rules() {
             (json!({"messages": ["hi"]}), "messages[0]", "messages[0]"),
             (json!({"messages": [{"role": "king", "content": "a"}]}), "messages[0].role", "king"),
             (json!({"messages": [{"content": "a"}]}), "messages[0]", "role"),
+            (json!({"messages": [{"role": "user"}]}), "messages[0].content", "missing"),
+            (
+                json!({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}),
+                "messages[1].tool_call_id",
+                "missing",
+            ),
             (message(json!(5)), "messages[0].content", "messages[0].content"),
             (
                 message(json!([{"type": "image_url", "image_url": {"url": "data:,"}}])),
@@ -260,6 +266,7 @@ fn responses_embeddings_and_the_others_have_rules() {
             (json!({"input": [{"type": "image_generation_call"}]}), "input[0]", "image_generation_call"),
             (json!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}), "input[0]", "input_image"),
             (json!({"input": [{"type": "function_call"}]}), "input[0]", "name"),
+            (json!({"input": [{"type": "function_call_output", "output": "a"}]}), "input", "call"),
             (json!({"top_logprobs": 21}), "top_logprobs", "20"),
             (json!({"text": "json"}), "text", "a string"),
             (json!({"text": {"format": {"type": "xml"}}}), "text.format.type", "xml"),
