@@ -113,7 +113,8 @@ fn a_folder_of_models_is_served_and_sigterm_lets_answers_end() {
     assert_eq!(ask("gpt-4o"), ask("small"));
     assert_eq!(ask("exact").1, ask("mine").1, "the same numbers in another format");
     // An answer that has begun is finished.
-    let body = json!({"model": "mine", "prompt": "The", "max_tokens": 200, "ignore_eos": true, "stream": true, "seed": 1});
+    let body =
+        json!({"model": "mine", "prompt": "The", "max_tokens": 200, "ignore_eos": true, "stream": true, "seed": 1});
     let mut stream = server.send("POST", "/v1/completions", "", &body);
     let mut first = [0; 64];
     stream.read_exact(&mut first).unwrap();
@@ -129,7 +130,8 @@ fn keys_and_usage_survive_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let run = train(folder.path());
     let keys = folder.path().join("keys.redb");
-    let made = succeeds(verve().args(["keys", "add", "shop", "--json", "--scopes", "generate,admin", "--keys"]).arg(&keys));
+    let made =
+        succeeds(verve().args(["keys", "add", "shop", "--json", "--scopes", "generate,admin", "--keys"]).arg(&keys));
     let made: Value = serde_json::from_str(&made).unwrap();
     let secret = made["secret"].as_str().unwrap();
     let keys = keys.to_string_lossy().into_owned();

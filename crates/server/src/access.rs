@@ -10,6 +10,7 @@ use verve_access::{
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::models::ModelEntry;
 
 /// Keys and limits.
 pub struct Access {
@@ -152,6 +153,16 @@ impl Caller {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// The entry of a model that the key may use.
+    ///
+    /// # Errors
+    /// 404, which names no model that the key may not use; 403.
+    pub fn entry<'a>(&self, app: &'a App, name: Option<&str>) -> Result<&'a ModelEntry, ApiError> {
+        let entry = app.models.entry(name, |model| self.may_use(model).is_ok())?;
+        self.may_use(&entry.name)?;
+        Ok(entry)
     }
 
     /// Whether the key may use a model.

@@ -14,6 +14,10 @@ use crate::models::Loaded;
 use crate::sampling::SamplingFields;
 use crate::tools::{self, CallForm, CallScanner, Tool, ToolChoice, without_tools};
 
+/// Tokens of an answer that are held against a key's limits where the request names no number; the rest of the context would
+/// be over many limits by itself. What the answer really takes counts in the end.
+const UNSTATED_TOKENS: usize = 1024;
+
 /// What is asked.
 #[derive(Debug, Default)]
 pub struct Conversation {
@@ -54,6 +58,8 @@ pub struct Ready {
     pub calls: Option<CallReader>,
     /// Answers wanted.
     pub n: usize,
+    /// Tokens that one answer is expected to take at most, for limits.
+    pub expected_tokens: usize,
     /// What the messages say, for filters.
     pub said: String,
 }
@@ -194,13 +200,15 @@ impl Conversation {
                 format!("The messages fill the model's context of {n_prompt} tokens: there is no room for an answer."),
             ));
         }
-        let max_tokens = max_tokens.unwrap_or(model.n_ctx - n_prompt);
+        let room = model.n_ctx - n_prompt;
+        let expected_tokens = max_tokens.unwrap_or(room.min(UNSTATED_TOKENS));
+        let max_tokens = max_tokens.unwrap_or(room);
         let mut params = SamplingParams { n_logprobs, ..sampling.params(max_tokens)? };
         params.stop.extend(model.chat.as_ref().and_then(|chat| chat.stop.clone()));
         let n = sampling.n()?;
         let inside = !must_call.is_empty();
         let request = Request { prompt: rendered.ids, params, n, constraint, client, ..Request::default() };
         let calls = (!tools.is_empty()).then(|| CallReader { form, tools, inside });
-        Ok(Ready { request, calls, n, said })
+        Ok(Ready { request, calls, n, expected_tokens, said })
     }
 }

@@ -87,11 +87,8 @@ impl ApiError {
             .min()
             .filter(|(distance, _)| *distance <= 3)
             .map(|(_, known)| format!(" Did you mean {known:?}?"));
-        let message = format!(
-            "The model {name:?} does not exist here.{} There is: {}.",
-            nearest.unwrap_or_default(),
-            known.join(", ")
-        );
+        let listed = if known.is_empty() { String::new() } else { format!(" There is: {}.", known.join(", ")) };
+        let message = format!("The model {name:?} does not exist here.{}{listed}", nearest.unwrap_or_default());
         Self {
             param: Some("model".to_owned()),
             ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message)

@@ -16,9 +16,12 @@ pub struct PlainWeight<R> {
     elements: Vec<R>,
     d_out: usize,
     d_in: usize,
-    /// The blocks of each row, where activations are rounded to 8 bits.
-    rounded: Option<(ActivationPrecision, Vec<(QuantKind, Vec<u8>)>)>,
+    /// How activations are rounded, and the blocks of each row, where they are.
+    rounded: Option<(ActivationPrecision, Vec<BlockRow>)>,
 }
+
+/// A row's format and its blocks.
+type BlockRow = (QuantKind, Vec<u8>);
 
 impl<R: Scalar> PlainWeight<R> {
     /// Copies a matrix; panics if its length is not `d_out * d_in`.

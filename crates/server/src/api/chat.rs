@@ -191,14 +191,14 @@ pub async fn chat(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Generate)?;
     let body = read_json(&app, request).await?;
-    caller.may_use(&app.models.entry(model_name(&body)?)?.name)?;
+    caller.entry(&app, model_name(&body)?)?;
     let model = app.models.get(model_name(&body)?).await?;
     let client = caller.client();
     let Prepared { ready, view, stream: is_stream, include_usage } =
         blocking(move || prepare(&body, &model, client)).await?;
     check_input(&app, &caller, || ready.said).await?;
     let request = ready.request;
-    caller.admit(&app, request.prompt.len() + request.params.max_tokens * request.n)?;
+    caller.admit(&app, request.prompt.len() + ready.expected_tokens * request.n)?;
     let track = Track::new(&app, &caller, "/v1/chat/completions", &view.model.name);
     let mut generation = Generation::start(&app, view.model.clone(), vec![request], track)?;
     if is_stream {

@@ -11,7 +11,8 @@ use verve_access::Scope;
 use verve_engine::{Request, SamplingParams};
 
 use super::{
-    Head, StreamOptions, UsageChunk, UsageObject, blocking, check_fits, compile, model_name, read_json, specials,
+    Head, StreamOptions, UsageChunk, UsageObject, blocking, check_fits, compile, model_name, plain_text, prompt_text,
+    read_json, specials,
 };
 use crate::access::Caller;
 use crate::answer::{Outcome, Whole, collect, json};
@@ -237,13 +238,6 @@ fn best_of(asked: Option<u64>, n: usize, stream: bool) -> Result<usize, ApiError
     }
 }
 
-/// The text of ids; special tokens have none.
-fn plain_text(model: &Loaded, ids: &[u32]) -> String {
-    let n = model.vocabulary.n_vocab() as u32;
-    let bytes: Vec<u8> = ids.iter().filter(|&&id| id < n).flat_map(|&id| model.vocabulary.bytes(id)).copied().collect();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 /// `POST /v1/completions`.
 ///
 /// # Errors
@@ -255,12 +249,12 @@ pub async fn completions(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Generate)?;
     let body = read_json(&app, request).await?;
-    caller.may_use(&app.models.entry(model_name(&body)?)?.name)?;
+    caller.entry(&app, model_name(&body)?)?;
     let model = app.models.get(model_name(&body)?).await?;
     let client = caller.client();
     let Prepared { requests, mut view, stream: is_stream, include_usage } =
         blocking(move || prepare(&body, &model, client)).await?;
-    check_input(&app, &caller, || view.prompt_text(&requests)).await?;
+    check_input(&app, &caller, || prompt_text(&view.model, &requests)).await?;
     let n_prompts = requests.len();
     let tokens: usize = requests.iter().map(|r| r.prompt.len() + r.params.max_tokens * r.n.max(r.best_of)).sum();
     caller.admit(&app, tokens)?;
@@ -309,12 +303,6 @@ struct Choice {
 }
 
 impl View {
-    /// What the request says, for filters.
-    fn prompt_text(&self, requests: &[Request]) -> String {
-        let texts: Vec<String> = requests.iter().map(|request| plain_text(&self.model, &request.prompt)).collect();
-        texts.join("\n")
-    }
-
     fn whole(&mut self, outcomes: Vec<Outcome>, usage: UsageObject, timings: Timings) -> impl Serialize + '_ {
         let mut choices = Vec::with_capacity(outcomes.len() * self.n);
         for (prompt, outcome) in outcomes.into_iter().enumerate() {

@@ -13,11 +13,12 @@ use verve_engine::{Pooling, Request};
 use verve_tokenizer::SpecialTokens;
 
 use super::completions::Prompts;
-use super::{blocking, check_fits, model_name, read_json};
+use super::{blocking, check_fits, model_name, prompt_text, read_json};
 use crate::access::Caller;
 use crate::answer::{collect, json as respond};
 use crate::app::App;
 use crate::error::ApiError;
+use crate::filter::check_input;
 use crate::generation::Generation;
 use crate::models::Loaded;
 use crate::parse::{fields, only_known, request};
@@ -113,12 +114,13 @@ pub async fn embeddings(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Embed)?;
     let body = read_json(&app, request).await?;
-    caller.may_use(&app.models.entry(model_name(&body)?)?.name)?;
+    caller.entry(&app, model_name(&body)?)?;
     let model = app.models.get(model_name(&body)?).await?;
     let client = caller.client();
     let loaded = model.clone();
     let (requests, view) = blocking(move || prepare(&body, &loaded, client)).await?;
     let n_prompts = requests.len();
+    check_input(&app, &caller, || prompt_text(&model, &requests)).await?;
     caller.admit(&app, requests.iter().map(|request| request.prompt.len()).sum())?;
     let track = Track::new(&app, &caller, "/v1/embeddings", &model.name);
     let mut generation = Generation::start(&app, model.clone(), requests, track)?;

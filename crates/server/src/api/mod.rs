@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use verve_constrain::Constraint;
-use verve_engine::ConstraintSource;
+use verve_engine::{ConstraintSource, Request};
 use verve_tokenizer::SpecialTokens;
 
 use crate::app::App;
@@ -96,6 +96,19 @@ pub fn model_name(body: &Value) -> Result<Option<&str>, ApiError> {
 /// request says otherwise.
 pub fn specials(parse_special: Option<bool>) -> SpecialTokens {
     if parse_special.unwrap_or(true) { SpecialTokens::Parse } else { SpecialTokens::Ordinary }
+}
+
+/// The text of ids; special tokens have none.
+pub fn plain_text(model: &Loaded, ids: &[u32]) -> String {
+    let n = model.vocabulary.n_vocab() as u32;
+    let bytes: Vec<u8> = ids.iter().filter(|&&id| id < n).flat_map(|&id| model.vocabulary.bytes(id)).copied().collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What some prompts say, for filters.
+pub fn prompt_text(model: &Loaded, requests: &[Request]) -> String {
+    let texts: Vec<String> = requests.iter().map(|request| plain_text(model, &request.prompt)).collect();
+    texts.join("\n")
 }
 
 /// `stream_options`.

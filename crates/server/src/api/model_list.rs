@@ -48,7 +48,6 @@ pub async fn one(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
-    let entry = app.models.entry(Some(&name))?;
-    caller.may_use(&entry.name)?;
+    let entry = caller.entry(&app, Some(&name))?;
     Ok(respond(&object(&name, entry, Some(&entry.name))))
 }

@@ -90,6 +90,8 @@ struct Prepared {
     request: verve_engine::Request,
     view: View,
     stream: bool,
+    /// Tokens that the answer is expected to take at most, for limits.
+    expected_tokens: usize,
     /// What the messages say, for filters.
     said: String,
 }
@@ -303,7 +305,13 @@ fn prepare(app: &App, body: &Value, model: &Arc<Loaded>, client: u64) -> Result<
         calls: ready.calls,
         keep: store.then_some(Keep { messages: kept, input }),
     };
-    Ok(Prepared { request: ready.request, view, stream: asked.stream.unwrap_or(false), said: ready.said })
+    Ok(Prepared {
+        request: ready.request,
+        view,
+        stream: asked.stream.unwrap_or(false),
+        expected_tokens: ready.expected_tokens,
+        said: ready.said,
+    })
 }
 
 /// `POST /v1/responses`.
@@ -317,14 +325,14 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Generate)?;
     let body = read_json(&app, request).await?;
-    caller.may_use(&app.models.entry(model_name(&body)?)?.name)?;
+    caller.entry(&app, model_name(&body)?)?;
     let model = app.models.get(model_name(&body)?).await?;
     let client = caller.client();
     let shared = app.clone();
-    let Prepared { request, view, stream: is_stream, said } =
+    let Prepared { request, view, stream: is_stream, expected_tokens, said } =
         blocking(move || prepare(&shared, &body, &model, client)).await?;
     check_input(&app, &caller, || said).await?;
-    caller.admit(&app, request.prompt.len() + request.params.max_tokens)?;
+    caller.admit(&app, request.prompt.len() + expected_tokens)?;
     let track = Track::new(&app, &caller, "/v1/responses", &view.model.name);
     let mut generation = Generation::start(&app, view.model.clone(), vec![request], track)?;
     if is_stream {

@@ -9,13 +9,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use verve_access::Scope;
 use verve_engine::{Request, SamplingParams};
-use verve_tokenizer::SpecialTokens;
 
-use super::{blocking, check_fits, model_name, read_json};
+use super::{blocking, check_fits, model_name, prompt_text, read_json, specials};
 use crate::access::Caller;
 use crate::answer::{collect, json as respond};
 use crate::app::App;
 use crate::error::ApiError;
+use crate::filter::check_input;
 use crate::generation::Generation;
 use crate::models::Loaded;
 use crate::parse::{fields, only_known, request};
@@ -57,9 +57,9 @@ enum Text {
 /// Ids of context and continuation, and where the continuation begins. Two texts are encoded as one and cut where the
 /// context's own ids end, as the reference harness does: spaces at the end of the context go to the continuation.
 fn encode(model: &Loaded, item: Item) -> Result<(Vec<u32>, usize), String> {
-    let encode = |text: &str| model.tokenizer.encode_with_specials(text, SpecialTokens::Ordinary);
+    let encode = |text: &str| model.tokenizer.encode_with_specials(text, specials(None));
     let plain = |text: &Text| match text {
-        Text::Text(text) => model.tokenizer.encode_with(text, SpecialTokens::Ordinary),
+        Text::Text(text) => model.tokenizer.encode_with(text, specials(None)),
         Text::Ids(ids) => ids.clone(),
     };
     let (ids, n_context) = match (item.context, item.continuation) {
@@ -132,11 +132,12 @@ pub async fn score(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Score)?;
     let body = read_json(&app, request).await?;
-    caller.may_use(&app.models.entry(model_name(&body)?)?.name)?;
+    caller.entry(&app, model_name(&body)?)?;
     let model = app.models.get(model_name(&body)?).await?;
     let client = caller.client();
     let loaded = model.clone();
     let (requests, starts, with_tokens) = blocking(move || prepare(&body, &loaded, client)).await?;
+    check_input(&app, &caller, || prompt_text(&model, &requests)).await?;
     caller.admit(&app, requests.iter().map(|request| request.prompt.len()).sum())?;
     let track = Track::new(&app, &caller, "/v1/score", &model.name);
     let n_prompts = requests.len();

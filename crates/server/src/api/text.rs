@@ -78,7 +78,7 @@ request! {
 async fn call(app: &Arc<App>, caller: &Caller, request: HttpRequest) -> Result<(Value, Arc<Loaded>), ApiError> {
     caller.may(Scope::Score)?;
     let body = read_json(app, request).await?;
-    caller.may_use(&app.models.entry(model_name(&body)?)?.name)?;
+    caller.entry(app, model_name(&body)?)?;
     let model = app.models.get(model_name(&body)?).await?;
     caller.admit(app, 0)?;
     caller.settle(app, 0, 0);
@@ -208,7 +208,7 @@ pub async fn tokenizer_info(
     let Query(query) = query?;
     caller.may(Scope::Score)?;
     let name = query.model.as_deref();
-    caller.may_use(&app.models.entry(name)?.name)?;
+    caller.entry(&app, name)?;
     let model = app.models.get(name).await?;
     let text = |id: Option<u32>| id.map(|id| crate::pieces::text(&model.tokenizer, id));
     let specials = model.chat.as_ref().map(|chat| chat.template.specials());

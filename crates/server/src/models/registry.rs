@@ -103,25 +103,22 @@ impl Registry {
         self.aliases.iter().map(|(alias, place)| (alias.as_str(), &self.slots[*place].entry))
     }
 
-    /// The model that a name means; the first where none is given.
+    /// The model that a name means; the first where none is given. The error names those that `may_know` says may be known.
     ///
     /// # Errors
     /// 404.
-    pub fn entry(&self, name: Option<&str>) -> Result<&ModelEntry, ApiError> {
-        Ok(&self.slots[self.place(name)?].entry)
+    pub fn entry(&self, name: Option<&str>, may_know: impl Fn(&str) -> bool) -> Result<&ModelEntry, ApiError> {
+        Ok(&self.slots[self.place(name, may_know)?].entry)
     }
 
-    fn place(&self, name: Option<&str>) -> Result<usize, ApiError> {
+    fn place(&self, name: Option<&str>, may_know: impl Fn(&str) -> bool) -> Result<usize, ApiError> {
         let Some(name) = name else { return Ok(0) };
         let alias = |name: &str| self.aliases.iter().find(|(alias, _)| alias == name).map(|(_, place)| *place);
         let own = self.slots.iter().position(|slot| slot.entry.name == name);
         own.or_else(|| alias(name)).or_else(|| alias("*")).ok_or_else(|| {
-            let known: Vec<&str> = self
-                .slots
-                .iter()
-                .map(|slot| slot.entry.name.as_str())
-                .chain(self.aliases.iter().map(|(alias, _)| alias.as_str()))
-                .collect();
+            let own = self.entries().map(|entry| (entry.name.as_str(), entry));
+            let known: Vec<&str> =
+                own.chain(self.aliases()).filter(|(_, entry)| may_know(&entry.name)).map(|(name, _)| name).collect();
             ApiError::no_model(name, &known)
         })
     }
@@ -132,7 +129,7 @@ impl Registry {
     /// # Errors
     /// 404; 503 when it cannot be loaded, or not now.
     pub async fn get(self: &Arc<Self>, name: Option<&str>) -> Result<Arc<Loaded>, ApiError> {
-        let place = self.place(name)?;
+        let place = self.place(name, |_| false)?;
         if let Some(model) = self.slots[place].current()? {
             return Ok(model);
         }
