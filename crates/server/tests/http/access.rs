@@ -194,6 +194,9 @@ fn a_key_for_some_models_sees_no_others() {
         }
     }
     keyed.call("GET", "/v1/models/other", &key, &Value::Null).error(403);
+    // Nor does it hear of any by asking for one that there is not.
+    let error = keyed.call("GET", "/v1/models/othr", &key, &Value::Null).error(404);
+    assert!(!error["message"].as_str().unwrap().contains("other"), "{error}");
     keyed.call("GET", "/tokenizer_info?model=other", &key, &Value::Null).error(403);
     // Of a model that the key may not use, nothing was loaded.
     assert!(
