@@ -19,7 +19,7 @@ use super::panels::STEP;
 use super::{Panels, Quantised, panel_width};
 use crate::gemm::finish::{Finish, Sums};
 use crate::pool::{ChunksMut, Pool};
-use crate::simd::LINE_BYTES;
+use crate::simd::{Kernel, LINE_BYTES, Simd};
 use crate::{CpuBackend, CpuElem};
 
 /// Values of activations that are rounded in one task, about; fewer are rounded by the caller alone.
@@ -229,7 +229,7 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
                     // SAFETY: as above; the rows are there by the checks above, and the sums have room for a tile.
                     unsafe { kernels[rows.len() * n_parts - 1](&args(tile, &rows, sums)) };
                     if self.in_parts == Parts::Two {
-                        add_parts(&mut sums[..rows.len() * 2 * nr], nr);
+                        isa.dispatch(AddParts { sums: &mut sums[..rows.len() * 2 * nr], nr });
                     }
                     let sums = Sums { values: sums, pitch: nr, row: rows.start, rows: rows.len(), col, cols };
                     // SAFETY: no other task has this panel and these rows.
@@ -241,10 +241,25 @@ impl<E: CpuElem, F: Finish> Int8<'_, E, F> {
 }
 
 /// Adds the sums of the low part of each row to those of its high part, and puts the rows one behind the other.
-fn add_parts(sums: &mut [f32], nr: usize) {
-    for row in 0..sums.len() / (2 * nr) {
-        for col in 0..nr {
-            sums[row * nr + col] = sums[2 * row * nr + col] + sums[(2 * row + 1) * nr + col];
+struct AddParts<'a> {
+    sums: &'a mut [f32],
+    nr: usize,
+}
+
+impl Kernel for AddParts<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Self { sums, nr } = self;
+        for row in 0..sums.len() / (2 * nr) {
+            // What a row becomes lies before its parts, but for the first, which becomes its own high part.
+            let (done, parts) = sums.split_at_mut(2 * row * nr);
+            let (high, low) = parts[..2 * nr].split_at_mut(nr);
+            high.iter_mut().zip(low).for_each(|(high, low)| *high += *low);
+            if row > 0 {
+                done[row * nr..][..nr].copy_from_slice(high);
+            }
         }
     }
 }
