@@ -137,8 +137,8 @@ fn prepare(body: &Value, model: &Arc<Loaded>, client: u64) -> Result<Prepared, A
         (a, b) => a.or(b),
     };
     let listed = asked.tools.as_ref().filter(|tools| !tools.is_null());
-    let tools = listed.map(tools::tools).transpose()?.unwrap_or_default();
-    let choice = tools::choice(asked.tool_choice.as_ref(), &tools)?;
+    let mut tools = listed.map(tools::tools).transpose()?.unwrap_or_default();
+    let choice = tools::choice(asked.tool_choice.as_ref(), &mut tools)?;
     let ids_wanted = sampling.return_token_ids.unwrap_or(false);
     let conversation = Conversation {
         messages: asked.messages.ok_or_else(|| ApiError::invalid("messages", "messages is missing"))?,

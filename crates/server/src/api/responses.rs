@@ -261,8 +261,8 @@ fn prepare(app: &App, body: &Value, model: &Arc<Loaded>, client: u64) -> Result<
         }
     };
     let listed = asked.tools.as_ref().filter(|tools| !tools.is_null());
-    let tools = listed.map(tools::tools).transpose()?.unwrap_or_default();
-    let choice = tools::choice(asked.tool_choice.as_ref(), &tools)?;
+    let mut tools = listed.map(tools::tools).transpose()?.unwrap_or_default();
+    let choice = tools::choice(asked.tool_choice.as_ref(), &mut tools)?;
     let echo = json!({
         "instructions": asked.instructions,
         "max_output_tokens": asked.max_output_tokens,

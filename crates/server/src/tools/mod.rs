@@ -129,11 +129,11 @@ pub fn check_name(name: &str) -> Result<(), String> {
     if is_good { Ok(()) } else { Err(format!("{name:?} must be 1 to 64 of the characters a-z, A-Z, 0-9, _ and -")) }
 }
 
-/// Reads `tool_choice`.
+/// Reads `tool_choice`; takes tools away that it does not allow.
 ///
 /// # Errors
 /// 400 for a choice that there is not.
-pub fn choice(value: Option<&Value>, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
+pub fn choice(value: Option<&Value>, tools: &mut Vec<Tool>) -> Result<ToolChoice, ApiError> {
     let wrong = |problem: String| ApiError::invalid("tool_choice", format!("tool_choice: {problem}"));
     let choice = match value {
         None | Some(Value::Null) => return Ok(if tools.is_empty() { ToolChoice::None } else { ToolChoice::Auto }),
@@ -143,13 +143,33 @@ pub fn choice(value: Option<&Value>, tools: &[Tool]) -> Result<ToolChoice, ApiEr
             "required" => ToolChoice::Required,
             other => return Err(wrong(format!("{other:?} is none of none, auto, required"))),
         },
+        Some(Value::Object(object)) if object.get("type").and_then(Value::as_str) == Some("allowed_tools") => {
+            // The responses endpoint has the fields beside the type.
+            let fields = object.get("allowed_tools").and_then(Value::as_object).unwrap_or(object);
+            let names = allowed(fields.get("tools")).ok_or_else(|| {
+                wrong(
+                    "allowed_tools has a list of tools: {\"type\": \"function\", \"function\": {\"name\": ...}}"
+                        .to_owned(),
+                )
+            })?;
+            if let Some(name) = names.iter().find(|name| !tools.iter().any(|tool| tool.name == **name)) {
+                return Err(wrong(format!("{name:?} is not among the tools")));
+            }
+            tools.retain(|tool| names.contains(&tool.name));
+            match fields.get("mode").and_then(Value::as_str) {
+                Some("auto") if tools.is_empty() => ToolChoice::None,
+                Some("auto") => ToolChoice::Auto,
+                Some("required") => ToolChoice::Required,
+                _ => return Err(wrong("the mode of allowed_tools must be auto or required".to_owned())),
+            }
+        }
         Some(Value::Object(object)) => {
             let function = object.get("function").and_then(Value::as_object).unwrap_or(object);
             match (object.get("type").and_then(Value::as_str), function.get("name").and_then(Value::as_str)) {
                 (Some("function"), Some(name)) => ToolChoice::Named(name.to_owned()),
                 _ => {
                     return Err(wrong(
-                        "expected none, auto, required or {\"type\": \"function\", \"function\": {\"name\": ...}}"
+                        "expected none, auto, required, an object of the type allowed_tools, or {\"type\": \"function\", \"function\": {\"name\": ...}}"
                             .to_owned(),
                     ));
                 }
@@ -164,6 +184,15 @@ pub fn choice(value: Option<&Value>, tools: &[Tool]) -> Result<ToolChoice, ApiEr
         ToolChoice::Required if tools.is_empty() => Err(wrong("\"required\" without tools".to_owned())),
         _ => Ok(choice),
     }
+}
+
+/// Names in a list of tools.
+fn allowed(list: Option<&Value>) -> Option<Vec<String>> {
+    let name = |tool: &Value| {
+        let function = tool.get("function").unwrap_or(tool);
+        function.get("name").and_then(Value::as_str).map(str::to_owned)
+    };
+    list?.as_array()?.iter().map(name).collect()
 }
 
 /// How a model writes calls, by its template.

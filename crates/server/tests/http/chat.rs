@@ -204,6 +204,9 @@ fn a_call_that_is_required_is_made() {
         seen.extend(both(&server, &body).iter().map(one_call));
         body["tool_choice"] = json!({"type": "function", "function": {"name": "add"}});
         both(&server, &body).iter().for_each(|choice| assert_eq!(one_call(choice), "add"));
+        let allowed = json!({"mode": "required", "tools": [{"type": "function", "function": {"name": "now"}}]});
+        body["tool_choice"] = json!({"type": "allowed_tools", "allowed_tools": allowed});
+        both(&server, &body).iter().for_each(|choice| assert_eq!(one_call(choice), "now"));
     }
     assert_eq!(seen.len(), 2, "both are called by some");
     // The content of a whole answer that is a call is null, as in the public API.
