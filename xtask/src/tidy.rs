@@ -12,6 +12,7 @@ use walkdir::WalkDir;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("verve-ops", &[]),
     ("verve-cpu", &["verve-ops"]),
+    ("verve-cuda", &["verve-ops"]),
     ("verve-gguf", &["verve-ops"]),
     ("verve-model", &["verve-ops", "verve-gguf"]),
     ("verve-tokenizer", &[]),
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "verve-ops",
             "verve-cpu",
+            "verve-cuda",
             "verve-gguf",
             "verve-model",
             "verve-tokenizer",
@@ -53,7 +55,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Where `unsafe` may stand; everywhere else the crate forbids or denies it.
-const UNSAFE_FOLDERS: &[&str] = &["crates/cpu/src/simd/", "crates/cpu/src/gemm/", "crates/cpu/src/pool/"];
+const UNSAFE_FOLDERS: &[&str] =
+    &["crates/cpu/src/simd/", "crates/cpu/src/gemm/", "crates/cpu/src/pool/", "crates/cuda/src/driver/"];
 
 /// Single files that map other files into memory.
 const UNSAFE_FILES: &[&str] = &["crates/shard/src/mapping.rs", "crates/gguf/src/mapping.rs"];

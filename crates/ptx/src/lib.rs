@@ -1,0 +1,2 @@
+//! Emulator of PTX, for tests.
+#![forbid(unsafe_code)]
