@@ -19,6 +19,9 @@ const WARPS: usize = 16;
 /// Pairs of a row and a query head in a block of the kernel for many rows.
 const PAIRS: usize = 64;
 
+/// Up to this many rows of a sequence are computed row by row; so are all in a call of no more.
+const SHORT_RUN: usize = 4;
+
 /// Writes the keys and values of new tokens.
 pub fn write<E: CudaElem>(backend: &CudaBackend<E>, args: KvWrite<'_, CudaBackend<E>>) {
     let KvWrite { qkv, n_heads, rows, slots, keys, values, shape } = args;
@@ -93,7 +96,7 @@ pub fn attention<E: CudaElem>(backend: &CudaBackend<E>, args: AttentionCached<'_
     let (keys, halves) = if width == Width::D256 { (32, 2) } else { (64, 1) };
     let shared = |queries: usize| (queries + 2 * 2 * keys) * width.line(E::KIND);
     let group = n_heads / n_kv_heads;
-    if rows > 1 {
+    if rows > SHORT_RUN {
         let blocks = [(rows * group).div_ceil(PAIRS), n_kv_heads * halves, 1];
         let grid = Grid { blocks, threads: [128, 1, 1], shared_bytes: shared(64) };
         backend.launch(program, many, grid, args(0));

@@ -3,7 +3,7 @@
 use verve_ops::args::{
     Epilogue, InferEpilogue, InputGrad, Linear, LinearBackwardInput, LinearBackwardWeight, LinearPrepared, Logits,
 };
-use verve_ops::{Activation, Buffer, LinearShape};
+use verve_ops::{Activation, LinearShape};
 
 use super::pointwise::code;
 use super::quantized;

@@ -1,0 +1,8 @@
+// q4_0: see quantized.cuh.
+#define LOW 4
+#define HIGH 0
+#define GROUPS 1
+#define OFFSETS 0
+#define SUPER 0
+#define ZERO 8
+#include "quantized.cuh"

@@ -1,0 +1,8 @@
+// q5_1: see quantized.cuh.
+#define LOW 4
+#define HIGH 1
+#define GROUPS 1
+#define OFFSETS 1
+#define SUPER 0
+#define ZERO 0
+#include "quantized.cuh"
