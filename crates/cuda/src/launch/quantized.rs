@@ -357,3 +357,69 @@ pub(super) fn embed<E: CudaElem>(
         backend.launch(program(part.kind), "look_up", Grid::blocks(shape.rows, 256), args);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use half::f16;
+
+    /// Reads a value back the way `Slab` in `quantized.cuh` does.
+    fn value(kind: QuantKind, planes: &[u8], (rows, d_in): (usize, usize), row: usize, column: usize) -> f32 {
+        let layout = Layout::of(kind);
+        let ([codes, highs, factors, halves], _) = layout.planes(rows, d_in);
+        let (panel, lane, slab, i) = (row / PANEL, row % PANEL, column / SLAB, column % SLAB);
+        let word = |at: usize| u32::from_le_bytes(planes[at..at + 4].try_into().unwrap());
+        let at = panel * (d_in / SLAB) + slab;
+        let (quad, byte, per_word) = (i / 4, i % 4, 8 / layout.low);
+        let place = quad / per_word;
+        let code_word = match layout.low {
+            2 => (at * PANEL + lane) * 2 + place,
+            low => ((at * (low / 4) + place / 4) * PANEL + lane) * 4 + place % 4,
+        };
+        let pick = |word: u32, shift: usize, bits: usize| (word >> shift >> (8 * byte)) & ((1 << bits) - 1);
+        let mut code = pick(word(codes + code_word * 4), layout.low * (quad % per_word), layout.low) as i32;
+        if layout.low == 8 {
+            code = i32::from(code as u8 as i8) + i32::from(kind.zero());
+        }
+        if layout.high > 0 {
+            let per_word = 8 / layout.high;
+            let high_word = word(highs + ((at * PANEL + lane) * layout.high + quad / per_word.min(8)) * 4);
+            code |= (pick(high_word, layout.high * (quad % per_word), layout.high) as i32) << layout.low;
+        }
+        let block = panel * (d_in / SLAB / layout.block_slabs) + slab / layout.block_slabs;
+        let half = |i: usize| {
+            let at = halves + ((block * PANEL + lane) * layout.numbers + i) * 2;
+            f16::from_le_bytes([planes[at], planes[at + 1]]).to_f32()
+        };
+        let group = i / kind.group_len();
+        let factor = |i: usize| {
+            if layout.block_slabs == 1 {
+                return [1.0, -1.0][i];
+            }
+            let at = (at * PANEL + lane) * layout.factor_bytes() + i * layout.groups + group;
+            f32::from(planes[factors + at] as i8)
+        };
+        let product = half(0) * factor(0) * (code - i32::from(kind.zero())) as f32;
+        if kind.has_offsets() { product - half(1) * factor(1) } else { product }
+    }
+
+    /// Every value of every format is where the kernels look for it, also in a panel that is not full.
+    #[test]
+    fn packed_values_are_where_kernels_look() {
+        for (seed, kind) in QuantKind::ALL.into_iter().enumerate() {
+            let (rows, d_in) = (37, 512);
+            let blocks =
+                verve_testkit::quant::random_blocks(&mut verve_testkit::Data::new(seed as u64), kind, rows * d_in);
+            let part = QuantPart { kind, blocks: &blocks, rows };
+            let planes = pack(&part, d_in);
+            assert_eq!(planes.len(), prepared_bytes(&[(kind, rows)], d_in));
+            let mut expected = vec![0f32; rows * d_in];
+            kind.dequantize(&blocks, &mut expected);
+            for (at, expected) in expected.iter().enumerate() {
+                let found = value(kind, &planes, (rows, d_in), at / d_in, at % d_in);
+                assert_eq!(found.to_bits(), expected.to_bits(), "{kind}, value {at}: {found}, not {expected}");
+            }
+        }
+    }
+}
