@@ -8,7 +8,7 @@
 __device__ __forceinline__ float factor(u32 kind, float weight) { return kind == RMS_PLUS_ONE ? 1.0f + weight : weight; }
 
 // One block for each row.
-extern "C" __global__ void norm(const Elem *inp, const Elem *weight, const Elem *bias, Elem *out, float *stats, u32 cols,
+extern "C" __global__ void norm_forward(const Elem *inp, const Elem *weight, const Elem *bias, Elem *out, float *stats, u32 cols,
                                 u32 kind, float eps) {
     __shared__ float shared[32];
     const Elem *x = inp + (u64)blockIdx.x * cols;

@@ -42,29 +42,12 @@ __device__ __forceinline__ float half_to_float(u16 bits) {
     return x;
 }
 
-// What a lane needs of 32 values of its output.
-struct Slab {
-    unsigned codes[LOW], highs[HIGH + 1];
+// Scale and offset of each group of 32 values of an output.
+struct Scales {
     float scale[GROUPS], offset[GROUPS];
 
     __device__ __forceinline__ void load(const Quantized& a, unsigned panel, unsigned slab, unsigned lane) {
         const size_t at = static_cast<size_t>(panel) * a.slabs + slab;
-#if LOW == 2
-        const uint2 two = reinterpret_cast<const uint2*>(a.codes)[at * 32 + lane];
-        codes[0] = two.x, codes[1] = two.y;
-#else
-#pragma unroll
-        for (unsigned i = 0; i < LOW / 4; ++i) {
-            const uint4 four = reinterpret_cast<const uint4*>(a.codes)[(at * (LOW / 4) + i) * 32 + lane];
-            codes[i * 4] = four.x, codes[i * 4 + 1] = four.y, codes[i * 4 + 2] = four.z, codes[i * 4 + 3] = four.w;
-        }
-#endif
-#if HIGH == 1
-        highs[0] = a.highs[at * 32 + lane];
-#elif HIGH == 2
-        const uint2 two_highs = reinterpret_cast<const uint2*>(a.highs)[at * 32 + lane];
-        highs[0] = two_highs.x, highs[1] = two_highs.y;
-#endif
         const size_t block = SUPER ? static_cast<size_t>(panel) * (a.slabs / 8) + slab / 8 : at;
         const u16* halves = a.halves + (block * 32 + lane) * (1 + OFFSETS);
         const float whole_scale = half_to_float(halves[0]);
@@ -90,6 +73,33 @@ struct Slab {
         offset[0] = whole_offset;
 #endif
     }
+};
+
+// What a lane needs of 32 values of its output.
+struct Slab {
+    unsigned codes[LOW], highs[HIGH + 1];
+    Scales scales;
+
+    __device__ __forceinline__ void load(const Quantized& a, unsigned panel, unsigned slab, unsigned lane) {
+        const size_t at = static_cast<size_t>(panel) * a.slabs + slab;
+#if LOW == 2
+        const uint2 two = reinterpret_cast<const uint2*>(a.codes)[at * 32 + lane];
+        codes[0] = two.x, codes[1] = two.y;
+#else
+#pragma unroll
+        for (unsigned i = 0; i < LOW / 4; ++i) {
+            const uint4 four = reinterpret_cast<const uint4*>(a.codes)[(at * (LOW / 4) + i) * 32 + lane];
+            codes[i * 4] = four.x, codes[i * 4 + 1] = four.y, codes[i * 4 + 2] = four.z, codes[i * 4 + 3] = four.w;
+        }
+#endif
+#if HIGH == 1
+        highs[0] = a.highs[at * 32 + lane];
+#elif HIGH == 2
+        const uint2 two_highs = reinterpret_cast<const uint2*>(a.highs)[at * 32 + lane];
+        highs[0] = two_highs.x, highs[1] = two_highs.y;
+#endif
+        scales.load(a, panel, slab, lane);
+    }
 
     // Codes 4 j to 4 j + 3 as bytes.
     __device__ __forceinline__ unsigned quad(unsigned j) const {
@@ -111,80 +121,153 @@ struct Slab {
     __device__ __forceinline__ float value(unsigned i) const {
         const unsigned byte = quad(i / 4) >> 8 * (i % 4) & 255;
         const int code = LOW == 8 ? static_cast<signed char>(byte) : static_cast<int>(byte);
-        const float product = __fmul_rn(scale[i / (4 * GROUP_QUADS)], static_cast<float>(code - ZERO));
-        return OFFSETS ? __fadd_rn(product, offset[i / (4 * GROUP_QUADS)]) : product;
+        const float product = __fmul_rn(scales.scale[i / (4 * GROUP_QUADS)], static_cast<float>(code - ZERO));
+        return OFFSETS ? __fadd_rn(product, scales.offset[i / (4 * GROUP_QUADS)]) : product;
+    }
+};
+
+// What a block of activations is multiples of, and the sums of its codes.
+struct Summary {
+    float scale;
+    int sums[2];
+
+    // From the 32nd byte of the block.
+    __device__ __forceinline__ void load(const void* from) {
+        const uint2 bits = *static_cast<const uint2*>(from);
+        scale = __uint_as_float(bits.x);
+        sums[0] = static_cast<short>(bits.y);
+        sums[1] = static_cast<int>(bits.y) >> 16;
+    }
+
+    __device__ __forceinline__ int sum(unsigned group) const { return GROUPS == 2 ? sums[group] : sums[0] + sums[1]; }
+
+    __device__ __forceinline__ float offset_sum(unsigned group) const {
+        return OFFSETS ? __fmul_rn(scale, static_cast<float>(sum(group))) : 0.0f;
     }
 };
 
 // A block of activations in registers: the same for all lanes.
 struct Block {
     unsigned codes[8];
-    float scale;
-    int sums[2];
+    Summary summary;
 
     __device__ __forceinline__ void load(const void* activations, size_t block) {
         const uint4* from = static_cast<const uint4*>(activations) + block * 3;
         const uint4 low = from[0], high = from[1];
-        const uint2 rest = *reinterpret_cast<const uint2*>(from + 2);
         codes[0] = low.x, codes[1] = low.y, codes[2] = low.z, codes[3] = low.w;
         codes[4] = high.x, codes[5] = high.y, codes[6] = high.z, codes[7] = high.w;
-        scale = __uint_as_float(rest.x);
-        sums[0] = static_cast<short>(rest.y);
-        sums[1] = static_cast<int>(rest.y) >> 16;
+        summary.load(from + 2);
     }
-
-    __device__ __forceinline__ int sum(unsigned group) const { return GROUPS == 2 ? sums[group] : sums[0] + sums[1]; }
 };
 
-// The two links of the chain of one group: out = fma(factor, sum, out), then out = fma(offset, offset_sum, out).
-struct Links {
-    float factor, sum, offset_sum;
+// Two links of the chain, those of one group.
+__device__ __forceinline__ float chain(float out, float factor, float sum, float offset, float offset_sum) {
+    out = __fmaf_rn(factor, sum, out);
+    return OFFSETS ? __fmaf_rn(offset, offset_sum, out) : out;
+}
 
-    __device__ __forceinline__ Links(const Slab& slab, const Block& block, unsigned group) {
-        int dot = 0;
+// The sum over a group of (code - ZERO) times activation. Integers: exact, and small enough for a float.
+__device__ __forceinline__ float group_sum(const Slab& slab, const Block& block, unsigned group) {
+    int dot = 0;
 #pragma unroll
-        for (unsigned j = 0; j < GROUP_QUADS; ++j)
-            dot = __dp4a(
-                static_cast<int>(slab.quad(group * GROUP_QUADS + j)), static_cast<int>(block.codes[group * GROUP_QUADS + j]),
-                dot);
-        // Integers: exact, and small enough for a float.
-        sum = static_cast<float>(dot - ZERO * block.sum(group));
-        factor = __fmul_rn(slab.scale[group], block.scale);
-        offset_sum = OFFSETS ? __fmul_rn(block.scale, static_cast<float>(block.sum(group))) : 0.0f;
-    }
+    for (unsigned j = group * GROUP_QUADS; j < (group + 1) * GROUP_QUADS; ++j)
+        dot = __dp4a(static_cast<int>(slab.quad(j)), static_cast<int>(block.codes[j]), dot);
+    return static_cast<float>(dot - ZERO * block.summary.sum(group));
+}
 
-    __device__ __forceinline__ float add(float out, float offset) const {
-        out = __fmaf_rn(factor, sum, out);
-        return OFFSETS ? __fmaf_rn(offset, offset_sum, out) : out;
-    }
-};
+// Many rows: a warp has a panel of outputs and 32 rows, whose chains stay in registers. Sums over a group are products of
+// matrices of integers: outputs on the 16-side of the instruction, rows on the 8-side, so that each thread has the chains of
+// 4 outputs and 8 rows.
+__device__ __forceinline__ void multiply_integers(int (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
 
-// Many rows: a warp has 32 outputs and eight rows, whose chains stay in registers.
+// Codes 4 j to 4 j + 3 of one output as signed bytes, less ZERO.
+__device__ __forceinline__ unsigned signed_quad(const Quantized& a, size_t at, unsigned output, unsigned j) {
+    constexpr unsigned PER_WORD = 8 / LOW, MASK = LOW == 8 ? ~0u : LOW == 4 ? 0x0f0f0f0fu : 0x03030303u;
+    const unsigned word = j / PER_WORD;
+    const size_t place = LOW == 2 ? (at * 32 + output) * 2 + word : ((at * (LOW / 4) + word / 4) * 32 + output) * 4 + word % 4;
+    unsigned q = a.codes[place] >> LOW * (j % PER_WORD) & MASK;
+#if HIGH == 1
+    q |= (a.highs[at * 32 + output] >> j & 0x01010101u) << LOW;
+#elif HIGH == 2
+    q |= (a.highs[(at * 32 + output) * 2 + j / 4] >> 2 * (j % 4) & 0x03030303u) << LOW;
+#endif
+    // With the highest bit set nothing is borrowed from the next byte.
+    return ZERO ? ((q | 0x80808080u) - ZERO * 0x01010101u) ^ 0x80808080u : q;
+}
+
 extern "C" __global__ void __launch_bounds__(128) rounded_many(Quantized a) {
-    const unsigned lane = threadIdx.x % 32, panel = blockIdx.x * 4 + threadIdx.x / 32, first = blockIdx.y * 8;
+    constexpr unsigned ROWS = 32, TILES = ROWS / 8;
+    __shared__ float finished[4][ROWS][33];
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, panel = blockIdx.x * 4 + warp;
+    const unsigned first = blockIdx.y * ROWS, group_row = lane / 4, quarter = lane % 4;
     if (panel * 32 >= a.outputs) return;
-    float out[8] = {};
+    const char* activations = static_cast<const char*>(a.activations);
+    float out[2][TILES][4] = {};
     for (unsigned s = 0; s < a.slabs; ++s) {
-        Slab slab;
-        slab.load(a, panel, s, lane);
+        const size_t at = static_cast<size_t>(panel) * a.slabs + s;
+        unsigned codes[2][4];
+        Scales scales[2][2];
 #pragma unroll
-        for (unsigned v = 0; v < 8; ++v) {
-            Block block;
-            block.load(a.activations, static_cast<size_t>(s) * a.padded + first + v);
+        for (unsigned m = 0; m < 2; ++m)
 #pragma unroll
-            for (unsigned g = 0; g < GROUPS; ++g) out[v] = Links(slab, block, g).add(out[v], slab.offset[g]);
+            for (unsigned r = 0; r < 2; ++r) {
+                const unsigned output = m * 16 + r * 8 + group_row;
+                codes[m][r] = signed_quad(a, at, output, quarter);
+                codes[m][r + 2] = signed_quad(a, at, output, quarter + 4);
+                scales[m][r].load(a, panel, s, output);
+            }
+#pragma unroll
+        for (unsigned n = 0; n < TILES; ++n) {
+            const char* rows = activations + (static_cast<size_t>(s) * a.padded + first + n * 8) * 48;
+            const unsigned b0 = *reinterpret_cast<const unsigned*>(rows + group_row * 48 + quarter * 4);
+            const unsigned b1 = *reinterpret_cast<const unsigned*>(rows + group_row * 48 + quarter * 4 + 16);
+            Summary row[2];
+            row[0].load(rows + quarter * 96 + 32);
+            row[1].load(rows + quarter * 96 + 80);
+#pragma unroll
+            for (unsigned m = 0; m < 2; ++m)
+#pragma unroll
+                for (unsigned g = 0; g < GROUPS; ++g) {
+                    int dots[4] = {};
+                    if (GROUPS == 1) {
+                        multiply_integers(dots, codes[m], b0, b1);
+                    } else {
+                        // A group is half of the instruction's terms: the other half is zeros.
+                        const unsigned half[4] = {codes[m][g * 2], codes[m][g * 2 + 1], 0, 0};
+                        multiply_integers(dots, half, g == 0 ? b0 : b1, 0);
+                    }
+#pragma unroll
+                    for (unsigned c = 0; c < 4; ++c) {
+                        const Scales& output = scales[m][c / 2];
+                        out[m][n][c] = chain(
+                            out[m][n][c], __fmul_rn(output.scale[g], row[c % 2].scale), static_cast<float>(dots[c]),
+                            output.offset[g], row[c % 2].offset_sum(g));
+                    }
+                }
         }
     }
+
+    // Through shared memory, so that the outputs of a row are written side by side.
+#pragma unroll
+    for (unsigned m = 0; m < 2; ++m)
+#pragma unroll
+        for (unsigned n = 0; n < TILES; ++n)
+#pragma unroll
+            for (unsigned c = 0; c < 4; ++c)
+                finished[warp][n * 8 + quarter * 2 + c % 2][m * 16 + c / 2 * 8 + group_row] = out[m][n][c];
+    __syncwarp();
     const unsigned p = panel * 32 + lane;
     if (p >= a.outputs) return;
-    if (a.parts == 1) {
-#pragma unroll
-        for (unsigned v = 0; v < 8; ++v)
-            if (first + v < a.rows) finish(a, first + v, p, out[v]);
-    } else {
-#pragma unroll
-        for (unsigned v = 0; v < 8; v += 2)
-            if ((first + v) / 2 < a.rows) finish(a, (first + v) / 2, p, __fadd_rn(out[v], out[v + 1]));
+    for (unsigned v = 0; v < ROWS; v += a.parts) {
+        const unsigned q = (first + v) / a.parts;
+        if (q >= a.rows) break;
+        const float product = finished[warp][v][lane];
+        finish(a, q, p, a.parts == 2 ? __fadd_rn(product, finished[warp][v + 1][lane]) : product);
     }
 }
 
@@ -211,10 +294,11 @@ __device__ __forceinline__ void rounded_few(const Quantized& a) {
                 block.load(a.activations, static_cast<size_t>(s) * a.padded + v);
 #pragma unroll
                 for (unsigned g = 0; g < GROUPS; ++g) {
-                    const Links link(slab, block, g);
                     float2* to = links + ((place * GROUPS + g) * ROWS + v) * LINKS * 32 + lane;
-                    to[0] = make_float2(link.factor, link.sum);
-                    if (OFFSETS) to[(LINKS - 1) * 32] = make_float2(slab.offset[g], link.offset_sum);
+                    to[0] = make_float2(
+                        __fmul_rn(slab.scales.scale[g], block.summary.scale), group_sum(slab, block, g));
+                    if (OFFSETS)
+                        to[(LINKS - 1) * 32] = make_float2(slab.scales.offset[g], block.summary.offset_sum(g));
                 }
             }
         }
@@ -224,8 +308,8 @@ __device__ __forceinline__ void rounded_few(const Quantized& a) {
 #pragma unroll 8
             for (unsigned i = 0; i < n; ++i) {
                 const float2* from = links + (i * ROWS + warp) * LINKS * 32 + lane;
-                out = __fmaf_rn(from[0].x, from[0].y, out);
-                if (OFFSETS) out = __fmaf_rn(from[(LINKS - 1) * 32].x, from[(LINKS - 1) * 32].y, out);
+                const float2 link = from[0], offset = from[(LINKS - 1) * 32];
+                out = chain(out, link.x, link.y, offset.x, offset.y);
             }
         }
     }

@@ -33,7 +33,7 @@ pub fn forward<E: CudaElem>(backend: &CudaBackend<E>, args: Norm<'_, CudaBackend
         .u32(shape.cols)
         .u32(code(shape.kind))
         .f32(shape.eps);
-    backend.launch(&NORM, "norm", Grid::blocks(shape.rows, row_threads(shape.cols)), args);
+    backend.launch(&NORM, "norm_forward", Grid::blocks(shape.rows, row_threads(shape.cols)), args);
 }
 
 /// Adds the gradients.

@@ -16,8 +16,10 @@ use crate::weight::{CudaWeight, Storage};
 const PANEL: usize = 32;
 /// Values of an output that a kernel takes at once.
 const SLAB: usize = 32;
-/// Rows of activations that a kernel takes at once.
-const TILE: usize = 8;
+/// Rows of activations that the kernels for few rows take at once.
+const FEW_ROWS: usize = 8;
+/// The same for many rows.
+const MANY_ROWS: usize = 32;
 /// Bytes of 32 rounded activations, `ActivationBlock` in `activations.cu`.
 const ACTIVATION_BYTES: usize = 48;
 /// Planes begin at multiples of this, for vector loads.
@@ -198,13 +200,28 @@ pub fn prepared_bytes(parts: &[(QuantKind, usize)], d_in: usize) -> usize {
     parts.iter().map(|(kind, rows)| Layout::of(*kind).planes(*rows, d_in).1).sum()
 }
 
-/// Bytes of the activations of a product: rounded, the rows of all parts; or widened.
-fn activation_bytes(rows: usize, d_in: usize, precision: ActivationPrecision) -> usize {
-    match precision {
-        ActivationPrecision::Exact => rows.next_multiple_of(TILE) * d_in * size_of::<f32>(),
-        ActivationPrecision::Int8 => rows.next_multiple_of(TILE) * d_in.div_ceil(SLAB) * ACTIVATION_BYTES,
-        ActivationPrecision::Int16 => (2 * rows).next_multiple_of(TILE) * d_in.div_ceil(SLAB) * ACTIVATION_BYTES,
+/// Parts in which a row of activations is rounded.
+fn activation_parts(precision: ActivationPrecision) -> usize {
+    if precision == ActivationPrecision::Int16 { 2 } else { 1 }
+}
+
+/// Rows of activations as the kernels take them: those of all parts, and zeros behind.
+fn padded_rows(rows: usize, precision: ActivationPrecision) -> usize {
+    let rows = rows * activation_parts(precision);
+    if rows <= FEW_ROWS || precision == ActivationPrecision::Exact {
+        rows.next_multiple_of(FEW_ROWS)
+    } else {
+        rows.next_multiple_of(MANY_ROWS)
     }
+}
+
+/// Bytes of the activations of a product: rounded or widened.
+fn activation_bytes(rows: usize, d_in: usize, precision: ActivationPrecision) -> usize {
+    padded_rows(rows, precision)
+        * match precision {
+            ActivationPrecision::Exact => d_in * size_of::<f32>(),
+            ActivationPrecision::Int8 | ActivationPrecision::Int16 => d_in.div_ceil(SLAB) * ACTIVATION_BYTES,
+        }
 }
 
 /// Most bytes of [`CudaBackend::scratch`] that products of these sizes take.
@@ -285,8 +302,7 @@ pub(super) fn product<E: CudaElem>(
     }
     let Some(activations) = backend.scratch(activation_bytes(rows, d_in, weight.precision)) else { return };
     let program_of_activations = &kernels::ACTIVATIONS;
-    let parts = if weight.precision == ActivationPrecision::Int16 { 2 } else { 1 };
-    let padded = (rows * parts).next_multiple_of(TILE);
+    let (parts, padded) = (activation_parts(weight.precision), padded_rows(rows, weight.precision));
     let args = Args::new().address(inp).address(activations.address()).u32(rows);
     let exact = weight.precision == ActivationPrecision::Exact;
     if exact {
@@ -320,16 +336,16 @@ pub(super) fn product<E: CudaElem>(
         let layout = Layout::of(part.kind);
         // The links of the chains of 64 pairs of a row and a slab.
         let links = 64 * layout.groups * layout.numbers * PANEL * 8;
-        let tiles = |blocks: usize, threads| Grid {
-            blocks: [blocks, padded / TILE, 1],
+        let tiles = |blocks: usize, rows: usize, threads| Grid {
+            blocks: [blocks, padded / rows, 1],
             threads: [threads, 1, 1],
             shared_bytes: 0,
         };
         let (kernel, grid) = match rows * parts {
-            _ if exact => ("exact_product", tiles(panels, 256)),
+            _ if exact => ("exact_product", tiles(panels, FEW_ROWS, 256)),
             0..=2 => ("rounded_few_2", Grid::blocks(panels, 256).shared(links)),
-            3..=8 => ("rounded_few_8", Grid::blocks(panels, 256).shared(links)),
-            _ => ("rounded_many", tiles(panels.div_ceil(4), 128)),
+            3..=FEW_ROWS => ("rounded_few_8", Grid::blocks(panels, 256).shared(links)),
+            _ => ("rounded_many", tiles(panels.div_ceil(4), MANY_ROWS, 128)),
         };
         backend.launch(program(part.kind), kernel, grid, part_args(part, d_in, call));
     }
