@@ -30,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["verve-access", "verve-moderate", "verve-engine", "verve-tokenizer", "verve-chat", "verve-constrain"],
     ),
     ("verve-testkit", &["verve-ops"]),
+    ("verve-ptx", &[]),
     (
         "verve-cli",
         &[
