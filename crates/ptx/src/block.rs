@@ -117,7 +117,7 @@ impl<'l> Block<'l> {
     }
 
     /// Runs a block.
-    pub fn run(&mut self, id: [u32; 3]) -> Result<(), Fault> {
+    pub fn run(&mut self, id: [u32; 3]) -> Result<(), Box<Fault>> {
         self.id = id;
         self.shared.reset();
         let code = &self.launch.kernel.functions[0];
@@ -148,7 +148,7 @@ impl<'l> Block<'l> {
                     let result = self.turn(&mut warp);
                     self.warps[w] = warp;
                     if let Err(stop) = result {
-                        return Err(self.fault(w, stop));
+                        return Err(self.fault(w, *stop));
                     }
                 }
             }
@@ -159,7 +159,7 @@ impl<'l> Block<'l> {
     }
 
     /// All warps have ended, or some wait for what does not come.
-    fn finished(&mut self) -> Result<(), Fault> {
+    fn finished(&mut self) -> Result<(), Box<Fault>> {
         let stuck = self.warps.iter().find_map(|w| match w.state {
             State::Waiting(barrier) => Some((w.index, barrier)),
             _ => None,
@@ -175,19 +175,19 @@ impl<'l> Block<'l> {
         Err(self.fault(w, Stop { fault: LaneFault { lane, kind }, line: line.unwrap_or(0) }))
     }
 
-    fn fault(&self, warp: usize, stop: Stop) -> Fault {
-        Fault {
+    fn fault(&self, warp: usize, stop: Stop) -> Box<Fault> {
+        Box::new(Fault {
             kernel: self.launch.kernel.name.clone(),
             line: stop.line as usize,
             text: self.launch.module.line(stop.line as usize).to_owned(),
             block: self.id,
             thread: thread_id((warp * LANES + stop.fault.lane) as u32, self.launch.block),
             kind: stop.fault.kind,
-        }
+        })
     }
 
     /// Runs a warp until it waits, ends, or has had its turn.
-    fn turn(&mut self, warp: &mut Warp) -> Result<(), Stop> {
+    fn turn(&mut self, warp: &mut Warp) -> Result<(), Box<Stop>> {
         let kernel = self.launch.kernel;
         let mut turn = QUANTUM;
         loop {
@@ -207,7 +207,7 @@ impl<'l> Block<'l> {
             }
             let pc = top.pc;
             let instr = &code.instrs[pc as usize];
-            let stop = |fault: LaneFault| Stop { fault, line: instr.line };
+            let stop = |fault: LaneFault| Box::new(Stop { fault, line: instr.line });
             let here = top.mask;
             let mask = instr.guard.map_or(here, |g| here & g.mask(&frame.regs));
             warp.clock += 1;

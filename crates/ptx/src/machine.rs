@@ -212,7 +212,7 @@ impl Machine {
             }
         }
         self.instructions += state.executed();
-        result.map_err(|fault| PtxError::Fault(Box::new(fault)))
+        result.map_err(PtxError::Fault)
     }
 }
 

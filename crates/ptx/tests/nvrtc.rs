@@ -137,7 +137,7 @@ fn local_array_and_constants() {
         .map(|i| {
             let mut table: Vec<i32> = (0..16).map(|k| k * k - i as i32).collect();
             let picks = &picks[i * 8..][..8];
-            picks.iter().for_each(|p| table[usize::from(*p) * 7 & 15] += weights[usize::from(*p) & 7]);
+            picks.iter().for_each(|p| table[(usize::from(*p) * 7) & 15] += weights[usize::from(*p) & 7]);
             picks.iter().fold(0i32, |s, p| s.wrapping_mul(31).wrapping_add(table[usize::from(*p) & 15]))
         })
         .collect();

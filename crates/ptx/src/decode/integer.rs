@@ -102,7 +102,7 @@ impl<'a> Decoder<'a, '_> {
     }
 
     /// One operand of any size to 32 bits.
-    fn to_u32<T: Typed>(&mut self, i: &Inst<'a, '_>, f: impl Fn(T) -> u32 + Send + Sync + 'static) -> Decode<Action> {
+    fn count<T: Typed>(&mut self, i: &Inst<'a, '_>, f: impl Fn(T) -> u32 + Send + Sync + 'static) -> Decode<Action> {
         let a = self.src::<T>(i.operand(1)?)?;
         let d = self.dst::<u32>(i.operand(0)?)?;
         Ok(Action::Pure(unary(d, a, move |a| f(T::get(a)))))
@@ -194,14 +194,14 @@ impl<'a> Decoder<'a, '_> {
                 if b < T::BITS { a >> b } else { a >> (T::BITS - 1) >> 1 }
             })),
             "shf" => self.funnel(i),
-            "popc" => by_bits!(ty, T => self.to_u32::<T>(i, T::count_ones)),
-            "clz" => by_bits!(ty, T => self.to_u32::<T>(i, T::leading_zeros)),
+            "popc" => by_bits!(ty, T => self.count::<T>(i, T::count_ones)),
+            "clz" => by_bits!(ty, T => self.count::<T>(i, T::leading_zeros)),
             "brev" => by_bits!(ty, T => self.op1::<T>(i, T::reverse_bits)),
             "bfind" => {
                 let shift = i.has("shiftamt");
-                by_int!(ty, T => self.to_u32::<T>(i, move |a| {
-                    #[allow(unused_comparisons, reason = "the type may be unsigned")]
-                    let magnitude = if a < 0 { !a } else { a };
+                by_int!(ty, T => self.count::<T>(i, move |a| {
+                    // Of a negative number the highest bit that is not its sign.
+                    let magnitude = if a.cmp(&0).is_lt() { !a } else { a };
                     match magnitude.leading_zeros() {
                         T::BITS => u32::MAX,
                         zeros if shift => zeros,

@@ -308,7 +308,8 @@ where
                     open.pop();
                 }
                 Kind::Label(name) => {
-                    if self.labels.insert((scope, name), pc).is_some() {
+                    let before = self.labels.insert((scope, name), pc);
+                    if before.is_some() {
                         return Err(self.error(statement.line, format!("label {name} is here twice")));
                     }
                 }

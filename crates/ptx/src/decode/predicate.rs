@@ -21,6 +21,7 @@ type Mask<T> = fn(&regs::Regs, Reg<<T as Typed>::Bits>, Reg<<T as Typed>::Bits>)
 
 impl<'a> Decoder<'a, '_> {
     /// `setp.cmp.type p|q, a, b` and `set.cmp.dtype.type d, a, b`, both also with a predicate to combine with.
+    #[allow(clippy::neg_cmp_op_on_partial_ord, reason = "comparisons that hold for NaN are such negations")]
     pub(super) fn set(&mut self, i: &Inst<'a, '_>) -> Decode<Action> {
         i.only(COMPARISONS, 4)?;
         let comparison = i.parts.get(1).copied().unwrap_or_default();
