@@ -49,8 +49,17 @@ impl Target {
 pub struct Compiled {
     /// Machine code, or text that ends with a zero byte.
     pub image: Vec<u8>,
-    /// What the compiler said, registers and spills among it. Empty for what comes out of the cache.
+    /// What the compiler said, registers and spills among it.
     pub log: String,
+}
+
+/// Where a compiled program came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The compiler has run.
+    Compiler,
+    /// It had been compiled before.
+    Cache,
 }
 
 /// The compiler of the kernels.
@@ -82,18 +91,23 @@ impl Compiler {
     ///
     /// # Errors
     /// [`DeviceError::Compile`] with the compiler's words.
-    pub fn compile(&self, program: &Program, elem: ElemKind, target: Target) -> Result<Compiled, DeviceError> {
+    pub fn compile(
+        &self,
+        program: &Program,
+        elem: ElemKind,
+        target: Target,
+    ) -> Result<(Compiled, Origin), DeviceError> {
         let options = options(elem, target);
         let key = self.key(program, &options);
-        if let Some(image) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
-            return Ok(Compiled { image, log: String::new() });
+        if let Some(compiled) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
+            return Ok((compiled, Origin::Cache));
         }
         let compiled = self.nvrtc.compile(program, &options, target)?;
         if let Some(cache) = &self.cache {
             // A cache that cannot be written costs time at the next start and nothing else.
-            let _ = cache.put(&key, &compiled.image);
+            let _ = cache.put(&key, &compiled);
         }
-        Ok(compiled)
+        Ok((compiled, Origin::Compiler))
     }
 
     /// What the result depends on: the sources, the options (with the architecture), the compiler.
@@ -128,7 +142,8 @@ fn options(elem: ElemKind, target: Target) -> Vec<String> {
     options
 }
 
-/// Compiled programs on disk, one file each: 32 bytes of BLAKE3 of the rest, then the program.
+/// Compiled programs on disk, one file each: 32 bytes of BLAKE3 of the rest, the length of the image as 8 bytes, the image,
+/// the compiler's words.
 #[derive(Debug, Clone)]
 pub struct Cache {
     folder: PathBuf,
@@ -158,23 +173,30 @@ impl Cache {
     }
 
     /// What is kept under a key; a file that is damaged in any way is as good as none.
-    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+    pub fn get(&self, key: &str) -> Option<Compiled> {
         let bytes = std::fs::read(self.file(key)).ok()?;
-        let (sum, image) = bytes.split_at_checked(blake3::OUT_LEN)?;
-        (!image.is_empty() && blake3::hash(image).as_bytes() == sum).then(|| image.to_vec())
+        let (sum, rest) = bytes.split_at_checked(blake3::OUT_LEN)?;
+        if blake3::hash(rest).as_bytes() != sum {
+            return None;
+        }
+        let (len, rest) = rest.split_first_chunk::<8>()?;
+        let (image, log) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+        Some(Compiled { image: image.to_vec(), log: String::from_utf8(log.to_vec()).ok()? })
     }
 
     /// Keeps a program under a key. Two processes may do so at once: each writes a file of its own and renames it.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn put(&self, key: &str, image: &[u8]) -> std::io::Result<()> {
+    pub fn put(&self, key: &str, compiled: &Compiled) -> std::io::Result<()> {
+        let len = (compiled.image.len() as u64).to_le_bytes();
+        let rest = [&len, compiled.image.as_slice(), compiled.log.as_bytes()].concat();
         std::fs::create_dir_all(&self.folder)?;
         let temporary = self.folder.join(format!(".{key}.{}", std::process::id()));
         let write = || -> std::io::Result<()> {
             let mut file = std::fs::File::create(&temporary)?;
-            file.write_all(blake3::hash(image).as_bytes())?;
-            file.write_all(image)?;
+            file.write_all(blake3::hash(&rest).as_bytes())?;
+            file.write_all(&rest)?;
             file.sync_all()?;
             std::fs::rename(&temporary, self.file(key))
         };

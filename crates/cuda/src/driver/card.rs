@@ -204,7 +204,7 @@ impl DriverDevice {
         if let Some(module) = loaded.modules.get(&(program.name, elem)) {
             return Ok(*module);
         }
-        let compiled = self.compiler.compile(program, elem, self.target)?;
+        let (compiled, _) = self.compiler.compile(program, elem, self.target)?;
         let mut module = std::ptr::null_mut();
         // SAFETY: an image that the compiler made and whose checksum held, or a text that ends with a zero byte.
         let status = unsafe { (self.api.module_load)(&raw mut module, compiled.image.as_ptr().cast()) };

@@ -1,0 +1,8 @@
+//! All tests of this crate in one binary: the table of operations on an emulator of the instruction set and, where there is
+//! one, on a card; every kernel through the real compiler; what happens on the host.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod card;
+mod host;
+mod kernels;
+mod nvrtc;
