@@ -1,5 +1,7 @@
 //! Parsers of flag values: each says what was found and what is expected.
 
+use crate::device::DeviceChoice;
+
 /// Parses a number with an optional suffix k, M, B or G, or T (powers of 1000), such as `0.5M`.
 pub fn count(text: &str) -> Result<u64, String> {
     let trimmed = text.trim();
@@ -59,6 +61,16 @@ pub fn size(text: &str) -> Result<u64, String> {
 
 pub fn threads(text: &str) -> Result<usize, String> {
     number(text, 1, 1024, "a number of threads")
+}
+
+/// `cpu`, `cuda` or `cuda:N`.
+pub fn device(text: &str) -> Result<DeviceChoice, String> {
+    let ordinal = match text.trim() {
+        "cpu" => return Ok(DeviceChoice::Cpu),
+        "cuda" => Some(0),
+        other => other.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()),
+    };
+    ordinal.map(DeviceChoice::Cuda).ok_or_else(|| format!("{text:?} is no device: expected cpu, cuda or cuda:N"))
 }
 
 /// 257 to 1,000,000.

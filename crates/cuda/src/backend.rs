@@ -82,6 +82,11 @@ impl<E: CudaElem> CudaBackend<E> {
         }
     }
 
+    /// Who computes the matrix products of training.
+    pub fn products(&self) -> Products {
+        self.products
+    }
+
     /// The device.
     pub fn device(&self) -> &Arc<dyn Device> {
         &self.device

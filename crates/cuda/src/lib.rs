@@ -10,6 +10,7 @@
 mod args;
 mod backend;
 mod buffer;
+mod ceilings;
 pub mod compile;
 mod device;
 #[allow(unsafe_code)]
@@ -26,6 +27,6 @@ pub use buffer::CudaBuf;
 pub use device::{
     Device, DeviceInfo, DevicePtr, ElemKind, Grid, KernelHandle, Launch, MatrixProduct, Op, ProductEpilogue,
 };
-pub use driver::{DriverDevice, card_count};
+pub use driver::{DriverDevice, card_count, card_names};
 pub use error::DeviceError;
 pub use weight::CudaWeight;

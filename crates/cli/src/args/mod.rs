@@ -18,6 +18,7 @@ pub use serve::{ServeArgs, ServeSettings};
 pub use text::{Documents, InvalidText, TextArgs};
 pub use train::{Dtype, QuickstartArgs, TrainArgs};
 
+use crate::device::DeviceChoice;
 use crate::units;
 
 /// Train a GPT on your own text and generate from it.
@@ -34,6 +35,9 @@ pub struct Verve {
 /// What the program may use of the machine.
 #[derive(Debug, Clone, Args)]
 pub struct MachineArgs {
+    /// What to compute on: cpu, cuda (the first NVIDIA GPU) or cuda:N
+    #[arg(long, global = true, value_name = "DEVICE", default_value = "cpu", value_parser = units::device)]
+    pub device: DeviceChoice,
     /// Threads to compute with [default: all cores this process may use]
     #[arg(long, global = true, value_name = "N", value_parser = units::threads)]
     pub threads: Option<usize>,

@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 use verve_cpu::{Isa, SimdLevel};
+use verve_cuda::compile::Cache;
+use verve_cuda::libraries::{Search, survey};
 
 use crate::args::MachineArgs;
 use crate::machine::Machine;
@@ -25,7 +27,7 @@ pub fn run(args: &MachineArgs) -> Result<()> {
     row("bf16 dot", found(features.bf16_dot, "bf16 is computed on the f32 units (needs AVX512-BF16)"))?;
     row("int8 dot", found(features.vnni, "8-bit products are computed without VNNI (needs AVX512-VNNI)"))?;
     row("huge pages", huge_pages())?;
-    row("GPU", "not supported by this version".to_owned())?;
+    gpu(&row)?;
     match super::sample_text::cargo_sources() {
         Some(folder) => row("sample text", folder.display().to_string())?,
         None => {
@@ -33,6 +35,27 @@ pub fn run(args: &MachineArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The cards, and the libraries that they need: version and place, or what would fix what is missing.
+fn gpu(row: &dyn Fn(&str, String) -> Result<()>) -> Result<()> {
+    let search = Search::from_env();
+    let cards = verve_cuda::card_names(&search);
+    match &cards {
+        Ok(cards) if cards.is_empty() => row("GPU", "the driver reports no card".to_owned())?,
+        Ok(cards) => cards.iter().enumerate().try_for_each(|(i, card)| row("GPU", format!("cuda:{i} is {card}")))?,
+        Err(_) => row("GPU", "none: --device cpu".to_owned())?,
+    }
+    for (library, found) in survey(&search) {
+        let text = match found {
+            Ok(found) => format!("{} at {}", found.version, found.path.display()),
+            Err(error) => format!("not usable: {error}"),
+        };
+        row(library.name(), text)?;
+    }
+    let cache =
+        Cache::from_env().map_or("none: set VERVE_CUDA_CACHE".to_owned(), |cache| cache.folder().display().to_string());
+    row("kernel cache", cache)
 }
 
 fn found(present: bool, otherwise: &str) -> String {

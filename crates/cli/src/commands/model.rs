@@ -7,12 +7,11 @@ use anyhow::{Context, Result, bail};
 use verve_engine::{EngineOptions, Vocabulary, memory_plan};
 use verve_model::MemoryPlan;
 use verve_model::formats::ModelFile;
-use verve_ops::InferBackend;
 use verve_tokenizer::{SpecialTokens, Tokenizer};
 use verve_train::{Which, locate};
 
 use super::gguf_metadata;
-use crate::machine::Machine;
+use crate::device::Device;
 use crate::units;
 
 /// A model on disk whose files have been checked; its weights are not read yet.
@@ -113,16 +112,27 @@ fn downloaded(path: &Path) -> Result<PathBuf> {
 }
 
 /// Says how much memory the engine will take, by purpose, and refuses if it cannot be had.
-pub fn check_memory<B: InferBackend>(backend: &B, model: &Model, options: &EngineOptions) -> Result<()> {
-    let plan = memory_plan(backend, model.checkpoint.config(), model.checkpoint.formats()?.as_ref(), options)?;
-    let available = Machine::detect().available;
+///
+/// # Errors
+/// What does not fit by purpose, and the largest setting that would.
+pub fn check_memory<B: Device>(backend: &B, model: &Model, options: &EngineOptions) -> Result<()> {
+    let formats = model.checkpoint.formats()?;
+    let config = model.checkpoint.config();
+    let plan_of = |options: &EngineOptions| memory_plan(backend, config, formats.as_ref(), options);
+    let plan = plan_of(options)?;
+    let available = backend.memory()?.available;
     if plan.total() > available {
-        bail!(
-            "generation needs {} of memory and {} are available: use --dtype bf16, fewer sequences at once (--batch) or \
-             fewer tokens (--max-tokens)",
-            describe(&plan),
-            units::bytes(available)
-        );
+        let mut fewer = (1..options.max_sequences).rev().map(|max_sequences| {
+            // The cache shrinks with the sequences that it is for.
+            let cache_tokens = options.cache_tokens.map(|tokens| tokens * max_sequences / options.max_sequences);
+            (max_sequences, EngineOptions { max_sequences, cache_tokens, ..*options })
+        });
+        let fits = fewer.find(|(_, options)| plan_of(options).is_ok_and(|plan| plan.total() <= available));
+        let advice = match fits {
+            Some((sequences, _)) => format!("{sequences} sequences at once (--batch {sequences}) would fit"),
+            None => "use --dtype bf16, a quantised model or fewer tokens (--max-tokens)".to_owned(),
+        };
+        bail!("generation needs {} of memory and {} are available: {advice}", describe(&plan), units::bytes(available));
     }
     eprintln!("memory: {}", describe(&plan));
     Ok(())

@@ -4,8 +4,7 @@ use anyhow::Result;
 use verve_train::cluster::{self, Devices, Request};
 
 use crate::args::{Dtype, MachineArgs, PlanArgs};
-use crate::device::{Device, OnBackend, on_backend};
-use crate::machine::Machine;
+use crate::device::{Device, OnBackend, available_memory, on_backend};
 use crate::output;
 
 /// Dense bf16 peak of an H100 SXM, TFLOP/s: what is assumed of a described device.
@@ -19,7 +18,7 @@ pub fn run(machine: &MachineArgs, args: PlanArgs) -> Result<()> {
                 Some(peak) => peak,
                 None => on_backend(machine, Dtype::Bf16, PeakJob)?,
             };
-            (Devices { count: 1, bytes: Machine::detect().available }, tflops)
+            (Devices { count: 1, bytes: available_memory(machine)? }, tflops)
         }
     };
     let plan = cluster::plan(&Request {

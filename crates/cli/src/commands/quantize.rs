@@ -262,7 +262,7 @@ impl OnBackend for Comparison<'_> {
 
     fn run<B: Device>(self, backend: B) -> Result<String> {
         let bytes = |config: &ModelConfig| InferWeights::bytes_while_building(&backend, config, None) as u64;
-        let (needed, available) = (bytes(self.source.config()), Machine::detect().available);
+        let (needed, available) = (bytes(self.source.config()), backend.memory()?.available);
         if needed > available {
             return Ok(format!(
                 "logits were not compared, which needs {} of memory where {} are available",

@@ -96,6 +96,23 @@ pub fn card_count(search: &Search) -> Result<usize, DeviceError> {
     count(&api)
 }
 
+/// What the cards that the driver reports are, for people.
+///
+/// # Errors
+/// As [`card_count`].
+pub fn card_names(search: &Search) -> Result<Vec<String>, DeviceError> {
+    let (api, _) = sys::open::<Driver>(search, Library::Driver)?;
+    let name = |ordinal: usize| {
+        let mut card = 0;
+        // SAFETY: writes one int.
+        api.check("cuDeviceGet", unsafe { (api.device_get)(&raw mut card, ordinal as i32) })?;
+        let DeviceInfo { name, capability, multiprocessors, memory_bytes, .. } = describe(&api, card)?;
+        let gib = memory_bytes as f64 / (1u64 << 30) as f64;
+        Ok(format!("{name}, sm_{}{}, {multiprocessors} multiprocessors, {gib:.0} GiB", capability.0, capability.1))
+    };
+    (0..count(&api)?).map(name).collect()
+}
+
 fn count(api: &Driver) -> Result<usize, DeviceError> {
     // SAFETY: no pointers.
     api.check("cuInit", unsafe { (api.init)(0) })?;

@@ -6,7 +6,7 @@ mod card;
 mod nvrtc;
 mod sys;
 
-pub use card::{DriverDevice, card_count};
+pub use card::{DriverDevice, card_count, card_names};
 pub use nvrtc::Nvrtc;
 
 use crate::DeviceError;

@@ -2,10 +2,9 @@
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
-use verve_cpu::simd::ceilings::Ceilings;
 
 use crate::args::{BenchArgs, BenchJob, Dtype, MachineArgs};
-use crate::device::{Device, OnBackend, on_backend};
+use crate::device::{Device, OnBackend, Peaks, on_backend};
 use crate::machine::Machine;
 use crate::{device, output};
 
@@ -68,8 +67,9 @@ pub struct Figure<'a> {
 impl Bench {
     fn header(&self, args: &BenchArgs) -> Result<()> {
         output::line(format!(
-            "verve {} | {} | {} of {} cores | {} | {}",
+            "verve {} | {} | {} | {} of {} cores | {} | {}",
             crate::VERSION,
+            self.machine.device,
             self.facts.cpu,
             device::threads(&self.machine),
             self.facts.cores,
@@ -102,6 +102,7 @@ impl Bench {
             line.extend(more);
         }
         line.insert("simd".to_owned(), json!(device::isa(&self.machine)?.to_string()));
+        line.insert("device".to_owned(), json!(self.machine.device.to_string()));
         line.insert("threads".to_owned(), json!(device::threads(&self.machine)));
         line.insert("machine".to_owned(), serde_json::to_value(&self.facts)?);
         line.insert("verve".to_owned(), json!(crate::VERSION));
@@ -142,12 +143,12 @@ impl OnBackend for CeilingsJob<'_> {
     type Out = ();
 
     fn run<B: Device>(self, backend: B) -> Result<()> {
-        let Ceilings { f32_gflops, bf16_gflops, int8_gops, read_gb_s } = backend.ceilings()?;
+        let Peaks { f32_gflops, bf16_gflops, int8_gops, read_gb_s } = backend.ceilings()?;
         let row = |job, value: Option<f64>, unit| match value {
             Some(value) => self.bench.print(Figure { job, value, unit, share: None, more: Value::Null }),
             None => Ok(()),
         };
-        row("peak-f32", Some(f32_gflops), "GFLOP/s")?;
+        row("peak-f32", f32_gflops, "GFLOP/s")?;
         row("peak-bf16", bf16_gflops, "GFLOP/s")?;
         row("peak-int8", int8_gops, "Gop/s")?;
         row("peak-read", Some(read_gb_s), "GB/s")

@@ -12,7 +12,6 @@ use verve_train::{Known, RunConfig};
 use super::{Bench, Figure, dtype_name, median};
 use crate::args::BenchArgs;
 use crate::device::{Device, OnBackend, on_backend};
-use crate::machine::Machine;
 
 /// A model and a batch.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +70,7 @@ impl OnBackend for Job<'_> {
         config.batch.micro_batch = Some(shape.batch);
         config.batch.batch_tokens = Some(shape.tokens() as u64);
         config.eval.rows = 0;
-        let plan = config.resolve(&Known::of(&shards, Machine::detect().available))?;
+        let plan = config.resolve(&Known::of(&shards, backend.memory()?.available))?;
         let before = backend.product_peak()?;
         let seconds = median(time_steps(&backend, &plan, &shards, 1, args.steps)?);
         // Before and after: on a shared machine the peak moves.

@@ -36,7 +36,7 @@ pub fn run(machine: &MachineArgs, args: ServeArgs) -> Result<()> {
     let loader = Loader::new(machine, &settings, Sizes::of(&settings)?)?;
     let budget = settings.memory.as_deref().map(|text| size("memory", text)).transpose()?;
     let aliases = settings.alias.iter().flatten().map(|alias| pair(alias)).collect::<Result<Vec<_>>>()?;
-    let budget = budget.unwrap_or_else(|| crate::machine::Machine::detect().available);
+    let budget = budget.map_or_else(|| crate::device::available_memory(machine), Ok)?;
     let models = Registry::new(Arc::new(loader), &aliases, Some(budget)).map_err(anyhow::Error::msg)?;
     for entry in models.entries() {
         eprintln!("model {}: {} of memory, context {} tokens", entry.name, units::bytes(entry.bytes), entry.n_ctx);

@@ -11,8 +11,8 @@ use verve_tokenizer::Tokenizer;
 use verve_train::{EvalRecord, Event, Observer, RunConfig, RunPlan, Sample, SampleRequest, StepRecord};
 
 use crate::commands::model::describe;
-use crate::device::Device;
-use crate::{machine, units};
+use crate::device::{Device, Meter};
+use crate::units;
 
 /// Seconds between plain lines.
 const LINE_SECONDS: f64 = 5.0;
@@ -36,6 +36,7 @@ pub struct Display<'a> {
     loss: Option<f64>,
     rate: Option<f64>,
     planned_memory: u64,
+    meter: Meter,
     /// The most that was seen, when it was looked at.
     most_memory: Option<u64>,
 }
@@ -56,7 +57,7 @@ pub fn sample_bytes<B: Device>(backend: &B, config: &RunConfig, model: &ModelCon
 
 impl<'a> Display<'a> {
     /// `plain` asks for lines even in a terminal.
-    pub fn new(tokenizer: &'a Tokenizer, peak: f64, plain: bool) -> Self {
+    pub fn new(tokenizer: &'a Tokenizer, peak: f64, plain: bool, meter: Meter) -> Self {
         Self {
             tokenizer,
             vocabulary: Vocabulary::new(tokenizer),
@@ -70,6 +71,7 @@ impl<'a> Display<'a> {
             loss: None,
             rate: None,
             planned_memory: 0,
+            meter,
             most_memory: None,
         }
     }
@@ -80,7 +82,7 @@ impl<'a> Display<'a> {
     }
 
     fn look_at_memory(&mut self) {
-        self.most_memory = self.most_memory.max(machine::memory_in_use());
+        self.most_memory = self.most_memory.max((self.meter)());
     }
 
     /// Takes the live line away.
@@ -157,7 +159,7 @@ impl<'a> Display<'a> {
         let rate = self.rate.unwrap_or(step.tokens_per_second);
         let left = self.tokens.saturating_sub(step.tokens) as f64 / rate;
         let peak = 100.0 * rate * self.flops_per_token / 1e9 / self.peak;
-        let memory = machine::memory_in_use().map_or_else(String::new, |bytes| format!(" | {}", units::bytes(bytes)));
+        let memory = (self.meter)().map_or_else(String::new, |bytes| format!(" | {}", units::bytes(bytes)));
         format!(
             "step {}/{} | loss {:.3} | lr {:.1e} | {} tokens/s | {peak:.0}% of peak{memory} | {} left",
             step.step,
@@ -220,7 +222,7 @@ impl<B: Device> Observer<B> for Display<'_> {
         let answer = Engine::from_network(request.network, &self.vocabulary, &options)
             .and_then(|mut engine| {
                 let answers = engine.answer(&requests, &never);
-                in_use = machine::memory_in_use();
+                in_use = (self.meter)();
                 answers
             })
             .and_then(|mut answers| answers.remove(0));

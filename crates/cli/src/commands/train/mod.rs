@@ -13,8 +13,7 @@ use self::display::{Display, evaluation};
 use self::prepare::Prepared;
 use super::text::{self, Text};
 use crate::args::{Dtype, MachineArgs, TrainArgs};
-use crate::device::{Device, OnBackend, on_backend};
-use crate::machine::{self, Machine};
+use crate::device::{Device, Memory, OnBackend, on_backend};
 use crate::{interrupt, output, units};
 
 mod display;
@@ -113,15 +112,10 @@ impl OnBackend for TrainJob<'_> {
     fn run<B: Device>(self, backend: B) -> Result<Outcome> {
         let Self { prepared, how, show, stop } = self;
         let peak = backend.product_peak()?;
-        eprintln!(
-            "machine: {} threads, {}, {} GFLOP/s at most in products",
-            backend.threads(),
-            backend.level(),
-            units::short(peak)
-        );
-        let other_memory = other_memory(&backend);
-        let inputs = inputs(prepared, &other_memory);
-        let mut display = Display::new(&prepared.tokenizer, peak, show == Show::Plain);
+        eprintln!("machine: {}, {} GFLOP/s at most in products", backend.describe(), units::short(peak));
+        let other_memory = other_memory(&backend)?;
+        let inputs = inputs(prepared, backend.memory()?, &other_memory);
+        let mut display = Display::new(&prepared.tokenizer, peak, show == Show::Plain, backend.meter());
         let (folder, config) = (&prepared.folder, &prepared.config);
         let outcome = match how {
             How::Start => verve_train::start(&backend, folder, config, &inputs, stop, &mut display),
@@ -137,29 +131,28 @@ impl OnBackend for TrainJob<'_> {
 }
 
 /// What a run of a model holds besides the training itself. Measures what is in use now.
-fn other_memory<B: Device>(backend: &B) -> impl Fn(&RunConfig, &ModelConfig, usize) -> Vec<PlanItem> {
+fn other_memory<B: Device>(backend: &B) -> Result<impl Fn(&RunConfig, &ModelConfig, usize) -> Vec<PlanItem>> {
     verve_cpu::pool::return_freed_memory();
-    let in_use = machine::memory_in_use().unwrap_or(0);
-    move |config, model, rows| {
+    let in_use = backend.memory()?.in_use;
+    Ok(move |config: &RunConfig, model: &ModelConfig, rows: usize| {
         let sample = if config.sample.every == Some(0) { 0 } else { display::sample_bytes(backend, config, model) };
         vec![
             PlanItem { purpose: "program and data", bytes: in_use },
             PlanItem { purpose: "kernel scratch", bytes: train_scratch_bytes(backend, model, rows) },
             PlanItem { purpose: "samples", bytes: sample },
         ]
-    }
+    })
 }
 
-fn inputs<'a>(prepared: &'a Prepared, other_memory: &'a OtherMemory<'a>) -> Inputs<'a> {
+fn inputs<'a>(prepared: &'a Prepared, memory: Memory, other_memory: &'a OtherMemory<'a>) -> Inputs<'a> {
     let end = prepared.shards.end_of_text();
-    let in_use = machine::memory_in_use().unwrap_or(0);
     Inputs {
         shards: &prepared.shards,
         tokenizer: &prepared.tokenizer_file,
         ids: GenerationIds { bos: Some(end), eos: vec![end], pad: None },
         code_version: crate::VERSION,
         // What is in use already is part of the plan, so that the plan can be compared with the peak.
-        available_memory: Machine::detect().available.saturating_add(in_use),
+        available_memory: memory.available.saturating_add(memory.in_use),
         other_memory,
     }
 }
@@ -204,10 +197,10 @@ impl OnBackend for VerifyJob<'_> {
         let threads = backend.threads();
         // Another thread count for the second run proves that more.
         let other = backend.with_threads(if threads > 1 { threads - 1 } else { 2 })?;
-        eprintln!("first run with {threads} threads, second with {}", other.threads());
+        eprintln!("first run on {}, second on {}", backend.describe(), other.describe());
         let beside: PathBuf = prepared.folder.path().join("verify");
-        let other_memory = other_memory(&backend);
-        let inputs = inputs(prepared, &other_memory);
+        let other_memory = other_memory(&backend)?;
+        let inputs = inputs(prepared, backend.memory()?, &other_memory);
         let report = verve_train::verify_resume(
             &backend,
             &other,

@@ -13,7 +13,6 @@ use crate::args::MachineArgs;
 use crate::commands::gguf_metadata;
 use crate::commands::text::{self, ShardSettings, Text};
 use crate::device::{self, Device, OnBackend, on_backend};
-use crate::machine::Machine;
 
 /// Tokens in one shard file of a run.
 const SHARD_TOKENS: u64 = 100_000_000;
@@ -171,7 +170,7 @@ fn choose(
         amount,
         budget,
         flops_per_second: 1e9 * peak,
-        available_memory: Machine::detect().available,
+        available_memory: device::available_memory(machine)?,
         dtype: config.run.dtype,
         n_vocab,
         n_ctx: context,
