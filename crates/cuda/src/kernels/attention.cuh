@@ -135,9 +135,10 @@ __device__ __forceinline__ void store_pair(Elem* row, unsigned column, unsigned 
 template <unsigned D, unsigned ROWS, unsigned THREADS>
 __device__ __forceinline__ void fetch_rows(
     float* to, const Elem* from, size_t stride, unsigned rows, unsigned d, unsigned thread) {
-    for (unsigned i = thread; i < ROWS * D; i += THREADS) {
-        const unsigned row = i / D, column = i % D;
-        to[row * (D + 1) + column] = row < rows && column < d ? from[row * stride + column] : 0.0f;
+    // The last float of a row too: the compiler may read it along with its neighbours.
+    for (unsigned i = thread; i < ROWS * (D + 1); i += THREADS) {
+        const unsigned row = i / (D + 1), column = i % (D + 1);
+        to[i] = row < rows && column < d ? from[row * stride + column] : 0.0f;
     }
 }
 #endif
