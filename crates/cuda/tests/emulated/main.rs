@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod card;
+mod device;
 mod host;
 mod kernels;
 mod nvrtc;
+mod sizes;
+mod table;

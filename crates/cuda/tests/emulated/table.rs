@@ -9,7 +9,7 @@ use crate::device::EmulatedDevice;
 use crate::nvrtc;
 
 /// A backend of its own for each test, or `None` where there is no compiler.
-fn backend<E: CudaElem>() -> Option<CudaBackend<E>> {
+pub fn backend<E: CudaElem>() -> Option<CudaBackend<E>> {
     let device: Arc<EmulatedDevice> = EmulatedDevice::new(nvrtc::compiler()?);
     Some(CudaBackend::new(device, Products::Own))
 }
