@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use half::bf16;
 use verve_cpu::simd::ceilings::Ceilings;
 use verve_cpu::{CpuBackend, CpuElem, Isa};
-use verve_cuda::compile::{Cache, Compiler};
+use verve_cuda::compile::Cache;
 use verve_cuda::libraries::Search;
 use verve_cuda::{CudaBackend, CudaElem, DriverDevice, Products};
 use verve_ops::InferBackend;
@@ -197,13 +197,8 @@ pub fn on_backend<J: OnBackend>(machine: &MachineArgs, dtype: Dtype, job: J) -> 
 
 /// A backend on a card. The error names what is missing and what would fix it.
 fn cuda<E: CudaElem>(ordinal: usize) -> Result<CudaBackend<E>> {
-    let search = Search::from_env();
-    let open = || {
-        // The driver first: without it, nothing else is worth a word.
-        verve_cuda::card_count(&search)?;
-        DriverDevice::open(ordinal, &search, Compiler::open(&search, Cache::from_env())?)
-    };
-    let device = open().with_context(|| format!("--device cuda:{ordinal}"))?;
+    let device = DriverDevice::open(ordinal, &Search::from_env(), Cache::from_env())
+        .with_context(|| format!("--device cuda:{ordinal}; `verve doctor` lists what was found"))?;
     Ok(CudaBackend::new(Arc::new(device), Products::Library))
 }
 

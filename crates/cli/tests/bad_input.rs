@@ -198,3 +198,14 @@ fn a_tokenizer_that_cannot_be_written_is_said_before_its_training() {
     assert!(message.contains("absent"), "{message}");
     assert_eq!(std::fs::read_dir(&folder_as_file).unwrap().count(), 0, "the trial leaves nothing");
 }
+
+#[test]
+fn a_gpu_that_is_not_there() {
+    // On a machine with a GPU its number is one that no machine has.
+    let folder = tempfile::tempdir().unwrap();
+    let (text, out) = (write_texts(folder.path()), folder.path().join("run"));
+    let message = fails(train(&text, &out).args(["--device", "cuda:4096"]), 1);
+    says(&message, &["--device cuda:4096", "verve doctor"]);
+    assert!(message.contains("install the NVIDIA driver") || message.contains("no GPU number 4096"), "{message}");
+    says(&fails(verve().args(["doctor", "--device", "gpu"]), 2), &["--help"]);
+}

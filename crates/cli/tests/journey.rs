@@ -116,6 +116,9 @@ fn a_plan_needs_no_hardware() {
 fn the_machine_is_described() {
     let text = succeeds(verve().arg("doctor"));
     assert!(text.contains("SIMD in use") && text.contains("memory"), "{text}");
+    for library in ["GPU", "NVIDIA driver", "NVRTC", "cuBLASLt", "NCCL"] {
+        assert!(text.lines().any(|line| line.starts_with(library)), "{library}: {text}");
+    }
     let line = succeeds(verve().args(["bench", "--job", "ceilings", "--json"]));
     let figure: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
     assert_eq!(figure["job"], "peak-f32");

@@ -72,6 +72,7 @@ impl Library {
 pub struct Search {
     folders: Vec<PathBuf>,
     system: SystemLoader,
+    newest: Option<u32>,
 }
 
 /// Whether the system's loader is asked last.
@@ -87,7 +88,7 @@ pub enum SystemLoader {
 impl Search {
     /// These folders alone.
     pub fn folders(folders: Vec<PathBuf>, system: SystemLoader) -> Self {
-        Search { folders, system }
+        Search { folders, system, newest: None }
     }
 
     /// The folders of this machine.
@@ -123,13 +124,24 @@ impl Search {
         folders.retain(|folder| folder.is_dir());
         let mut seen = std::collections::HashSet::new();
         folders.retain(|folder| seen.insert(folder.clone()));
-        Search { folders, system: SystemLoader::Asked }
+        Search { folders, system: SystemLoader::Asked, newest: None }
+    }
+
+    /// The same search without libraries of a newer major version of CUDA than a driver serves: it would not load what they
+    /// compile.
+    pub fn up_to(&self, major: u32) -> Self {
+        Search { newest: Some(major), ..self.clone() }
     }
 
     /// Files that could be the library: by name first, so that a newer major version in a later folder comes before an older
     /// one in an earlier; what the system's loader is to find is a bare name at the end.
     pub fn candidates(&self, library: Library) -> Vec<PathBuf> {
-        let names = library.file_names();
+        let served = |name: &&&str| {
+            let major = name.rsplit_once(".so.").and_then(|(_, major)| major.parse::<u32>().ok());
+            let counts = matches!(library, Library::Nvrtc | Library::CublasLt);
+            !counts || self.newest.is_none_or(|newest| major.is_none_or(|major| major <= newest))
+        };
+        let names: Vec<&str> = library.file_names().iter().filter(served).copied().collect();
         let files = names.iter().flat_map(|name| self.folders.iter().map(move |folder| folder.join(name)));
         let mut candidates: Vec<PathBuf> = files.filter(|file| file.exists()).collect();
         if self.system == SystemLoader::Asked {

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use verve_cpu::{Isa, SimdLevel};
+use verve_cuda::DeviceError;
 use verve_cuda::compile::Cache;
 use verve_cuda::libraries::{Search, survey};
 
@@ -49,6 +50,7 @@ fn gpu(row: &dyn Fn(&str, String) -> Result<()>) -> Result<()> {
     for (library, found) in survey(&search) {
         let text = match found {
             Ok(found) => format!("{} at {}", found.version, found.path.display()),
+            Err(DeviceError::Library { detail, fix, .. }) => format!("not usable: {detail}; {fix}"),
             Err(error) => format!("not usable: {error}"),
         };
         row(library.name(), text)?;

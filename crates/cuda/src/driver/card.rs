@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::blas::Blas;
 use super::sys::{self, Driver, Handle};
 use crate::DeviceError;
-use crate::compile::{Compiler, Target};
+use crate::compile::{Cache, Compiler, Target};
 use crate::device::{Device, DeviceInfo, DevicePtr, ElemKind, KernelHandle, Launch, MatrixProduct};
 use crate::kernels::Program;
 use crate::libraries::{Library, Search};
@@ -146,11 +146,12 @@ fn describe(api: &Driver, card: i32) -> Result<DeviceInfo, DeviceError> {
 }
 
 impl DriverDevice {
-    /// Opens card number `ordinal` with the libraries that the search finds. cuBLASLt may be missing.
+    /// Opens card number `ordinal` with the libraries that the search finds; compiled kernels are kept in `cache`. cuBLASLt may
+    /// be missing.
     ///
     /// # Errors
     /// What is missing and what would fix it, [`DeviceError::NoSuchCard`], [`DeviceError::TooOld`], or what the driver says.
-    pub fn open(ordinal: usize, search: &Search, compiler: Compiler) -> Result<Self, DeviceError> {
+    pub fn open(ordinal: usize, search: &Search, cache: Option<Cache>) -> Result<Self, DeviceError> {
         let (api, _) = sys::open::<Driver>(search, Library::Driver)?;
         let cards = count(&api)?;
         let wanted = i32::try_from(ordinal).ok().filter(|_| ordinal < cards);
@@ -163,6 +164,8 @@ impl DriverDevice {
         if info.capability < OLDEST {
             return Err(DeviceError::TooOld { name: info.name, major, minor });
         }
+        let search = &search.up_to(api.serves().0);
+        let compiler = Compiler::open(search, cache)?;
         let target = Target::for_card(info.capability, compiler.known_archs());
 
         let mut context = std::ptr::null_mut();

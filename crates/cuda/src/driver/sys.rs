@@ -152,12 +152,19 @@ api! {
 }
 
 impl Driver {
-    /// The newest CUDA that the driver can serve, for example `13.0`.
-    pub fn version(&self) -> String {
+    /// The newest CUDA that the driver can serve, for example `(13, 0)`.
+    pub fn serves(&self) -> (u32, u32) {
         let mut version = 0;
         // SAFETY: writes one int.
         unsafe { (self.driver_version)(&raw mut version) };
-        format!("{}.{}", version / 1000, version % 1000 / 10)
+        let version = version.unsigned_abs();
+        (version / 1000, version % 1000 / 10)
+    }
+
+    /// The same for people.
+    pub fn version(&self) -> String {
+        let (major, minor) = self.serves();
+        format!("for CUDA {major}.{minor}")
     }
 
     /// `Ok`, or the error with the driver's name for it.

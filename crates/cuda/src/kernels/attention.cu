@@ -23,10 +23,12 @@ __device__ __forceinline__ unsigned first_visible(unsigned position, unsigned wi
 
 #if defined(ELEM_BF16)
 
-// 64 queries in four warps; 64 keys at a time, of which the next are on their way (32 of the widest heads).
+// 128 queries in four warps, so that what is read of a key serves 32 queries of a warp: with 16, reading shared memory would
+// take longer than multiplying (half as many of the widest heads, whose sums fill the registers). 64 or 32 keys at a time, of
+// which the next are on their way: as many as fit the 99 KiB of the smallest cards.
 template <unsigned D>
 __device__ __forceinline__ void attention(const Attention& a) {
-    constexpr unsigned QUERIES = 64, KEYS = D <= 128 ? 64 : 32, THREADS = 128;
+    constexpr unsigned M = D <= 128 ? 2 : 1, QUERIES = M * 64, KEYS = D <= 96 ? 64 : 32, THREADS = 128, TILES = KEYS / 8;
     constexpr unsigned Q_BYTES = QUERIES * LINE<D>, K_BYTES = KEYS * LINE<D>;
     extern __shared__ __align__(128) unsigned char shared[];
     const unsigned q_tile = shared_address(shared), k_tiles = q_tile + Q_BYTES;
@@ -53,77 +55,91 @@ __device__ __forceinline__ void attention(const Attention& a) {
     fetch_rows<D, QUERIES, THREADS>(q_tile, queries, width, a.seq_len - first_q, a.d, a.aligned, thread);
     bring(first_tile);
 
-    float out[D / 8][4], most[2] = {-INFINITY_F, -INFINITY_F}, sum[2] = {0, 0};
+    float out[M][D / 8][4], most[M][2], sum[M][2];
 #pragma unroll
-    for (unsigned j = 0; j < D / 8; ++j)
+    for (unsigned m = 0; m < M; ++m) {
+        most[m][0] = most[m][1] = -INFINITY_F;
+        sum[m][0] = sum[m][1] = 0;
 #pragma unroll
-        for (unsigned c = 0; c < 4; ++c) out[j][c] = 0;
+        for (unsigned j = 0; j < D / 8; ++j)
+#pragma unroll
+            for (unsigned c = 0; c < 4; ++c) out[m][j][c] = 0;
+    }
     const float factor = a.scale * LOG2_E;
-    // This thread's rows are this one and the eighth after it.
-    const unsigned position = first_q + warp * 16 + lane / 4;
+    // The queries of this warp. Of each sixteen a thread has the rows lane / 4 and lane / 4 + 8.
+    const unsigned warp_q = first_q + warp * (M * 16);
 
     for (unsigned tile = first_tile; tile < tiles; ++tile) {
         wait_copies<0>();
         __syncthreads();
         bring(tile + 1);
         const unsigned k_tile = k_tiles + tile % 2 * (2 * K_BYTES), v_tile = k_tile + K_BYTES;
-        float score[KEYS / 8][4];
-        dots<D, KEYS / 8>(score, q_tile, warp * 16, k_tile);
         const unsigned first_k = tile * KEYS;
+        // Tiles that none of the warp's queries sees leave its sums as they are.
+        if (first_k >= warp_q + M * 16 || (a.window && first_k + KEYS + a.window <= warp_q + 1)) continue;
+        float score[M][TILES][4];
+        dots<D, M, TILES>(score, q_tile, warp * (M * 16), k_tile);
         // Only tiles on the diagonal and at the window's edge have scores that do not count.
-        const bool cut = first_k + KEYS > first_q + 1 || (a.window && first_k + a.window < first_q + QUERIES);
+        const bool cut = first_k + KEYS > warp_q + 1 || (a.window && first_k + a.window < warp_q + M * 16);
 #pragma unroll
-        for (unsigned r = 0; r < 2; ++r) {
-            const unsigned i = position + r * 8, first = first_visible(i, a.window);
-            float high = most[r];
+        for (unsigned m = 0; m < M; ++m)
 #pragma unroll
-            for (unsigned j = 0; j < KEYS / 8; ++j)
+            for (unsigned r = 0; r < 2; ++r) {
+                const unsigned i = warp_q + m * 16 + lane / 4 + r * 8, first = first_visible(i, a.window);
+                float high = most[m][r];
 #pragma unroll
-                for (unsigned c = 0; c < 2; ++c) {
-                    float& s = score[j][r * 2 + c];
-                    const unsigned k = first_k + j * 8 + lane % 4 * 2 + c;
-                    s *= factor;
-                    if (cut && (k > i || k < first)) s = -INFINITY_F;
-                    high = fmaxf(high, s);
+                for (unsigned j = 0; j < TILES; ++j)
+#pragma unroll
+                    for (unsigned c = 0; c < 2; ++c) {
+                        float& s = score[m][j][r * 2 + c];
+                        const unsigned k = first_k + j * 8 + lane % 4 * 2 + c;
+                        s *= factor;
+                        if (cut && (k > i || k < first)) s = -INFINITY_F;
+                        high = fmaxf(high, s);
+                    }
+                high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
+                high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
+                // As long as a row has seen nothing there is no largest score to take off.
+                const float base = high == -INFINITY_F ? 0.0f : high;
+                const float shrink = exp2_fast(most[m][r] - base);
+                most[m][r] = high;
+                sum[m][r] *= shrink;
+#pragma unroll
+                for (unsigned j = 0; j < TILES; ++j)
+#pragma unroll
+                    for (unsigned c = 0; c < 2; ++c) {
+                        float& s = score[m][j][r * 2 + c];
+                        s = exp2_fast(s - base);
+                        sum[m][r] += s;
+                    }
+#pragma unroll
+                for (unsigned j = 0; j < D / 8; ++j) {
+                    out[m][j][r * 2] *= shrink;
+                    out[m][j][r * 2 + 1] *= shrink;
                 }
-            high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
-            high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
-            // As long as a row has seen nothing there is no largest score to take off.
-            const float base = high == -INFINITY_F ? 0.0f : high;
-            const float shrink = exp2_fast(most[r] - base);
-            most[r] = high;
-            sum[r] *= shrink;
-#pragma unroll
-            for (unsigned j = 0; j < KEYS / 8; ++j)
-#pragma unroll
-                for (unsigned c = 0; c < 2; ++c) {
-                    float& s = score[j][r * 2 + c];
-                    s = exp2_fast(s - base);
-                    sum[r] += s;
-                }
-#pragma unroll
-            for (unsigned j = 0; j < D / 8; ++j) {
-                out[j][r * 2] *= shrink;
-                out[j][r * 2 + 1] *= shrink;
             }
-        }
-        weighted_rows<D, KEYS / 8, D>(out, score, v_tile, 0);
+        weighted_rows<D, M, TILES, D>(out, score, v_tile, 0);
     }
 
 #pragma unroll
-    for (unsigned r = 0; r < 2; ++r) {
-        const unsigned i = position + r * 8;
-        sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 1);
-        sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
-        if (i >= a.seq_len) continue;
-        const size_t row = static_cast<size_t>(blockIdx.z) * a.seq_len + i;
-        if (lane % 4 == 0) a.lse[row * a.n_heads + head] = most[r] * LN_2 + logf(sum[r]);
-        Elem* to = a.out + (row * a.n_heads + head) * a.d;
-        const float inverse = 1.0f / sum[r];
+    for (unsigned m = 0; m < M; ++m)
 #pragma unroll
-        for (unsigned j = 0; j < D / 8; ++j)
-            store_pair(to, j * 8 + lane % 4 * 2, a.d, out[j][r * 2] * inverse, out[j][r * 2 + 1] * inverse, a.aligned);
-    }
+        for (unsigned r = 0; r < 2; ++r) {
+            const unsigned i = warp_q + m * 16 + lane / 4 + r * 8;
+            float total = sum[m][r];
+            total += __shfl_xor_sync(0xffffffffu, total, 1);
+            total += __shfl_xor_sync(0xffffffffu, total, 2);
+            if (i >= a.seq_len) continue;
+            const size_t row = static_cast<size_t>(blockIdx.z) * a.seq_len + i;
+            if (lane % 4 == 0) a.lse[row * a.n_heads + head] = most[m][r] * LN_2 + logf(total);
+            Elem* to = a.out + (row * a.n_heads + head) * a.d;
+            const float inverse = 1.0f / total;
+#pragma unroll
+            for (unsigned j = 0; j < D / 8; ++j) {
+                const float low = out[m][j][r * 2] * inverse, high = out[m][j][r * 2 + 1] * inverse;
+                store_pair(to, j * 8 + lane % 4 * 2, a.d, low, high, a.aligned);
+            }
+        }
 }
 
 #else

@@ -81,41 +81,52 @@ __device__ __forceinline__ void as_operand(unsigned (&a)[4], const float (&left)
     a[3] = pack(right[2], right[3]);
 }
 
-// sums[row, column] = rows of `a` (16 from `a_row`) . rows of `b` (TILES x 8 from 0), over the D elements of a head.
-template <unsigned D, unsigned TILES>
-__device__ __forceinline__ void dots(float (&sums)[TILES][4], unsigned a_tile, unsigned a_row, unsigned b_tile) {
+// sums[row, column] = rows of `a` (M x 16 from `a_row`) . rows of `b` (TILES x 8 from 0), over the D elements of a head. What
+// is read of `b` serves all M tiles of rows.
+template <unsigned D, unsigned M, unsigned TILES>
+__device__ __forceinline__ void dots(float (&sums)[M][TILES][4], unsigned a_tile, unsigned a_row, unsigned b_tile) {
 #pragma unroll
-    for (unsigned j = 0; j < TILES; ++j)
+    for (unsigned m = 0; m < M; ++m)
 #pragma unroll
-        for (unsigned c = 0; c < 4; ++c) sums[j][c] = 0;
+        for (unsigned j = 0; j < TILES; ++j)
+#pragma unroll
+            for (unsigned c = 0; c < 4; ++c) sums[m][j][c] = 0;
 #pragma unroll
     for (unsigned k = 0; k < D; k += 16) {
-        unsigned fa[4];
-        row_fragment_a<D>(fa, a_tile, a_row, k);
+        unsigned fa[M][4];
+#pragma unroll
+        for (unsigned m = 0; m < M; ++m) row_fragment_a<D>(fa[m], a_tile, a_row + m * 16, k);
 #pragma unroll
         for (unsigned j = 0; j < TILES; j += 2) {
             unsigned fb[4];
             row_fragment_b<D>(fb, b_tile, j * 8, k);
-            multiply_add(sums[j], fa, fb[0], fb[1]);
-            multiply_add(sums[j + 1], fa, fb[2], fb[3]);
+#pragma unroll
+            for (unsigned m = 0; m < M; ++m) {
+                multiply_add(sums[m][j], fa[m], fb[0], fb[1]);
+                multiply_add(sums[m][j + 1], fa[m], fb[2], fb[3]);
+            }
         }
     }
 }
 
 // sums[row, column] += weights[row, k] . rows of `b`, for COLUMNS columns from `first` and TILES x 8 k.
-template <unsigned D, unsigned TILES, unsigned COLUMNS>
+template <unsigned D, unsigned M, unsigned TILES, unsigned COLUMNS>
 __device__ __forceinline__ void weighted_rows(
-    float (&sums)[COLUMNS / 8][4], const float (&weights)[TILES][4], unsigned b_tile, unsigned first) {
+    float (&sums)[M][COLUMNS / 8][4], const float (&weights)[M][TILES][4], unsigned b_tile, unsigned first) {
 #pragma unroll
     for (unsigned k = 0; k < TILES; k += 2) {
-        unsigned fa[4];
-        as_operand(fa, weights[k], weights[k + 1]);
+        unsigned fa[M][4];
+#pragma unroll
+        for (unsigned m = 0; m < M; ++m) as_operand(fa[m], weights[m][k], weights[m][k + 1]);
 #pragma unroll
         for (unsigned j = 0; j < COLUMNS / 8; j += 2) {
             unsigned fb[4];
             row_fragment_b_transposed<D>(fb, b_tile, k * 8, first + j * 8);
-            multiply_add(sums[j], fa, fb[0], fb[1]);
-            multiply_add(sums[j + 1], fa, fb[2], fb[3]);
+#pragma unroll
+            for (unsigned m = 0; m < M; ++m) {
+                multiply_add(sums[m][j], fa[m], fb[0], fb[1]);
+                multiply_add(sums[m][j + 1], fa[m], fb[2], fb[3]);
+            }
         }
     }
 }

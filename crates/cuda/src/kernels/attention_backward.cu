@@ -113,13 +113,13 @@ __device__ __forceinline__ void gradient(const AttentionBackward& a) {
     if (STAGES == 2) bring(0);
 
     // Of queries or keys, and of values.
-    float d_first[COLUMNS / 8][4], d_second[KEYS ? COLUMNS / 8 : 1][4];
+    float d_first[1][COLUMNS / 8][4], d_second[1][COLUMNS / 8][4];
 #pragma unroll
     for (unsigned j = 0; j < COLUMNS / 8; ++j)
 #pragma unroll
         for (unsigned c = 0; c < 4; ++c) {
-            d_first[j][c] = 0;
-            if (KEYS) d_second[j][c] = 0;
+            d_first[0][j][c] = 0;
+            d_second[0][j][c] = 0;
         }
     const float factor = a.scale * LOG2_E;
     const size_t statistics = static_cast<size_t>(blockIdx.z) * a.seq_len * a.n_heads;
@@ -145,9 +145,9 @@ __device__ __forceinline__ void gradient(const AttentionBackward& a) {
         const unsigned second_tile_at = first_tile_at + OTHER_BYTES;
         const unsigned other = (first_tile + step % tiles) * OTHER + lane % 4 * 2;
         const unsigned head = KEYS ? kv_head * group + step / tiles : owner;
-        float p[TILES][4], d_p[TILES][4];
-        dots<D, TILES>(p, own_tile, warp * 16, first_tile_at);
-        dots<D, TILES>(d_p, own_tile + OWN_BYTES, warp * 16, second_tile_at);
+        float p[1][TILES][4], d_p[1][TILES][4];
+        dots<D, 1, TILES>(p, own_tile, warp * 16, first_tile_at);
+        dots<D, 1, TILES>(d_p, own_tile + OWN_BYTES, warp * 16, second_tile_at);
 #pragma unroll
         for (unsigned j = 0; j < TILES; ++j)
 #pragma unroll
@@ -162,15 +162,15 @@ __device__ __forceinline__ void gradient(const AttentionBackward& a) {
 #pragma unroll
                 for (unsigned r = 0; r < 2; ++r) {
                     const unsigned mine = own + r * 8;
-                    float& weight = p[j][r * 2 + c];
-                    float& d_score = d_p[j][r * 2 + c];
+                    float& weight = p[0][j][r * 2 + c];
+                    float& d_score = d_p[0][j][r * 2 + c];
                     const bool counts = KEYS ? sees(a, at, mine) : sees(a, mine, at);
                     weight = counts ? exp2_fast(weight * factor - (KEYS ? lse : own_lse[r])) : 0.0f;
                     d_score = weight * (d_score - (KEYS ? delta : own_delta[r]));
                 }
             }
-        weighted_rows<D, TILES, COLUMNS>(d_first, d_p, first_tile_at, first_column);
-        if constexpr (KEYS) weighted_rows<D, TILES, COLUMNS>(d_second, p, second_tile_at, first_column);
+        weighted_rows<D, 1, TILES, COLUMNS>(d_first, d_p, first_tile_at, first_column);
+        if (KEYS) weighted_rows<D, 1, TILES, COLUMNS>(d_second, p, second_tile_at, first_column);
     }
 
     Elem* to = a.d_qkv + static_cast<size_t>(blockIdx.z) * a.seq_len * width;
@@ -183,8 +183,8 @@ __device__ __forceinline__ void gradient(const AttentionBackward& a) {
 #pragma unroll
         for (unsigned j = 0; j < COLUMNS / 8; ++j) {
             const unsigned column = first_column + j * 8 + lane % 4 * 2;
-            store_pair(first, column, a.d, d_first[j][r * 2] * a.scale, d_first[j][r * 2 + 1] * a.scale, a.aligned);
-            if (KEYS) store_pair(second, column, a.d, d_second[j][r * 2], d_second[j][r * 2 + 1], a.aligned);
+            store_pair(first, column, a.d, d_first[0][j][r * 2] * a.scale, d_first[0][j][r * 2 + 1] * a.scale, a.aligned);
+            if (KEYS) store_pair(second, column, a.d, d_second[0][j][r * 2], d_second[0][j][r * 2 + 1], a.aligned);
         }
     }
 }

@@ -81,7 +81,7 @@ __device__ __forceinline__ float joined(Join j, float old_value, float new_value
 // What a thread knows of two rows of a tile.
 template <unsigned COLUMNS>
 struct Sums {
-    float most[2], sum[2], out[COLUMNS / 8][4];
+    float most[2], sum[2], out[1][COLUMNS / 8][4];
 
     __device__ __forceinline__ void clear() {
         most[0] = most[1] = -INFINITY_F;
@@ -89,7 +89,7 @@ struct Sums {
 #pragma unroll
         for (unsigned j = 0; j < COLUMNS / 8; ++j)
 #pragma unroll
-            for (unsigned c = 0; c < 4; ++c) out[j][c] = 0;
+            for (unsigned c = 0; c < 4; ++c) out[0][j][c] = 0;
     }
 
     // The four threads of a row have a quarter of its exponentials each.
@@ -110,8 +110,8 @@ struct Sums {
             for (unsigned j = 0; j < COLUMNS / 8; ++j)
 #pragma unroll
                 for (unsigned c = 0; c < 2; ++c) {
-                    float& mine = out[j][r * 2 + c];
-                    mine = joined(factors, mine, other.out[j][r * 2 + c]);
+                    float& mine = out[0][j][r * 2 + c];
+                    mine = joined(factors, mine, other.out[0][j][r * 2 + c]);
                 }
         }
     }
@@ -155,8 +155,8 @@ struct Walk {
             __syncthreads();
             bring(tile + 1, tiles);
             const unsigned k_tile = k_tiles + tile % 2 * (2 * K_BYTES);
-            float score[KEYS / 8][4];
-            dots<D, KEYS / 8>(score, q_tile, warp * 16, k_tile);
+            float score[1][KEYS / 8][4];
+            dots<D, 1, KEYS / 8>(score, q_tile, warp * 16, k_tile);
             const float factor = sound(tile) ? a.scale * LOG2_E : NAN_F;
 #pragma unroll
             for (unsigned r = 0; r < 2; ++r) {
@@ -165,7 +165,7 @@ struct Walk {
                 for (unsigned j = 0; j < KEYS / 8; ++j)
 #pragma unroll
                     for (unsigned c = 0; c < 2; ++c) {
-                        float& s = score[j][r * 2 + c];
+                        float& s = score[0][j][r * 2 + c];
                         const unsigned k = tile * KEYS + j * 8 + lane % 4 * 2 + c;
                         s = k >= begin[r] && k < end[r] ? s * factor : -INFINITY_F;
                         high = fmaxf(high, s);
@@ -180,17 +180,17 @@ struct Walk {
                 for (unsigned j = 0; j < KEYS / 8; ++j)
 #pragma unroll
                     for (unsigned c = 0; c < 2; ++c) {
-                        float& s = score[j][r * 2 + c];
+                        float& s = score[0][j][r * 2 + c];
                         s = exp2_fast(__fsub_rn(s, base));
                         sums.sum[r] = __fadd_rn(sums.sum[r], s);
                     }
 #pragma unroll
                 for (unsigned j = 0; j < COLUMNS / 8; ++j) {
-                    sums.out[j][r * 2] = __fmul_rn(sums.out[j][r * 2], shrink);
-                    sums.out[j][r * 2 + 1] = __fmul_rn(sums.out[j][r * 2 + 1], shrink);
+                    sums.out[0][j][r * 2] = __fmul_rn(sums.out[0][j][r * 2], shrink);
+                    sums.out[0][j][r * 2 + 1] = __fmul_rn(sums.out[0][j][r * 2 + 1], shrink);
                 }
             }
-            weighted_rows<D, KEYS / 8, COLUMNS>(sums.out, score, k_tile + K_BYTES, first_column);
+            weighted_rows<D, 1, KEYS / 8, COLUMNS>(sums.out, score, k_tile + K_BYTES, first_column);
         }
     }
 
@@ -216,8 +216,8 @@ struct Walk {
 #pragma unroll
         for (unsigned j = 0; j < COLUMNS / 8; ++j)
             store_pair(
-                to, first_column + j * 8 + threadIdx.x % 4 * 2, a.d, __fmul_rn(total.out[j][r * 2], inverse),
-                __fmul_rn(total.out[j][r * 2 + 1], inverse), a.aligned);
+                to, first_column + j * 8 + threadIdx.x % 4 * 2, a.d, __fmul_rn(total.out[0][j][r * 2], inverse),
+                __fmul_rn(total.out[0][j][r * 2 + 1], inverse), a.aligned);
     }
 };
 
@@ -338,7 +338,7 @@ __device__ __forceinline__ void paged_few(const PagedAttention& a) {
 #pragma unroll
                 for (unsigned e = 0; e < 2; ++e) {
                     const unsigned column = walk.first_column + j * 8 + lane % 4 * 2 + e;
-                    if (column < a.d) partial[2 + column] = sums.out[j][r * 2 + e];
+                    if (column < a.d) partial[2 + column] = sums.out[0][j][r * 2 + e];
                 }
         }
     }

@@ -60,7 +60,7 @@ pub(super) fn aligned(addresses: &[DevicePtr], d_head: usize, kind: ElemKind) ->
     (d_head * kind.bytes()).is_multiple_of(16) && addresses.iter().all(|address| address.is_multiple_of(16))
 }
 
-/// Rows of a block of queries, or of the keys in the backward.
+/// Rows of a block of queries or keys in the backward.
 fn block_rows(kind: ElemKind) -> usize {
     match kind {
         ElemKind::Bf16 => 64,
@@ -86,13 +86,17 @@ pub fn forward<E: CudaElem>(backend: &CudaBackend<E>, args: Attention<'_, CudaBa
         return;
     }
     let Some(width) = Width::of(backend, shape.d_head) else { return };
-    let keys = if width == Width::D256 || E::KIND == ElemKind::F32 { 32 } else { 64 };
-    // Queries, then keys and values: two tiles of each with tensor cores.
-    let stages = if E::KIND == ElemKind::Bf16 { 2 } else { 1 };
+    // Queries, then tiles of keys and values: two of each with tensor cores.
+    let (queries, keys, stages) = match (E::KIND, width) {
+        (ElemKind::F32, _) => (16, 32, 1),
+        (ElemKind::Bf16, Width::D32 | Width::D64 | Width::D96) => (128, 64, 2),
+        (ElemKind::Bf16, Width::D128) => (128, 32, 2),
+        (ElemKind::Bf16, Width::D256) => (64, 32, 2),
+    };
     let grid = Grid {
-        blocks: [shape.seq_len.div_ceil(block_rows(E::KIND)), shape.n_heads, shape.batch],
+        blocks: [shape.seq_len.div_ceil(queries), shape.n_heads, shape.batch],
         threads: [128, 1, 1],
-        shared_bytes: (block_rows(E::KIND) + stages * 2 * keys) * width.line(E::KIND),
+        shared_bytes: (queries + stages * 2 * keys) * width.line(E::KIND),
     };
     let kernel = match width {
         Width::D32 => "attention_32",

@@ -398,8 +398,7 @@ mod tests {
         if layout.low == 8 {
             code = i32::from(code as u8 as i8) + i32::from(kind.zero());
         }
-        if layout.high > 0 {
-            let per_word = 8 / layout.high;
+        if let Some(per_word) = 8usize.checked_div(layout.high) {
             let high_word = word(highs + ((at * PANEL + lane) * layout.high + quad / per_word.min(8)) * 4);
             code |= (pick(high_word, layout.high * (quad % per_word), layout.high) as i32) << layout.low;
         }

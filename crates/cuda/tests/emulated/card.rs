@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use verve_cuda::compile::{Cache, Compiler};
+use verve_cuda::compile::Cache;
 use verve_cuda::libraries::Search;
 use verve_cuda::{CudaBackend, CudaElem, DriverDevice, Products};
 use verve_testkit::ops_suite;
@@ -10,11 +10,7 @@ use verve_testkit::ops_suite;
 /// The first card, or `None` after a line that says why not.
 fn backend<E: CudaElem>(products: Products) -> Option<CudaBackend<E>> {
     let search = Search::from_env();
-    let open = || {
-        let compiler = Compiler::open(&search, Cache::from_env())?;
-        DriverDevice::open(0, &search, compiler)
-    };
-    match open() {
+    match DriverDevice::open(0, &search, Cache::from_env()) {
         Ok(device) => Some(CudaBackend::new(Arc::new(device), products)),
         Err(error) => {
             assert!(std::env::var_os("VERVE_REQUIRE_GPU").is_none(), "VERVE_REQUIRE_GPU is set: {error}");

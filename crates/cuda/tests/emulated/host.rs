@@ -11,7 +11,8 @@ use verve_cuda::compile::{Cache, Compiled, Compiler, Target};
 use verve_cuda::kernels::Program;
 use verve_cuda::libraries::{Library, Search, SystemLoader, survey};
 use verve_cuda::{
-    Args, CudaBackend, Device, DeviceError, DeviceInfo, DevicePtr, ElemKind, KernelHandle, Launch, Products, card_count,
+    Args, CudaBackend, Device, DeviceError, DeviceInfo, DevicePtr, DriverDevice, ElemKind, KernelHandle, Launch,
+    Products, card_count,
 };
 use verve_ops::{Backend, BackendError, Buffer};
 
@@ -30,6 +31,8 @@ fn without_libraries_there_are_errors_that_name_what_would_help() {
     }
     let Err(error) = Compiler::open(&empty, None) else { panic!("a compiler out of nothing") };
     assert!(matches!(error, DeviceError::Library { library: "NVRTC", .. }), "{error}");
+    let Err(error) = DriverDevice::open(0, &empty, None) else { panic!("a card out of nothing") };
+    assert!(matches!(error, DeviceError::Library { library: "NVIDIA driver", .. }), "{error}");
     assert!(matches!(card_count(&empty), Err(DeviceError::Library { library: "NVIDIA driver", .. })));
 }
 
@@ -96,6 +99,12 @@ fn folders_are_searched_in_the_order_that_is_told() {
     ];
     assert_eq!(search.candidates(Library::Nvrtc), expected);
     assert_eq!(search.candidates(Library::Nccl), ["libnccl.so.2", "libnccl.so"].map(PathBuf::from));
+    // A driver for CUDA 12 does not load what a newer compiler makes.
+    let older: Vec<PathBuf> =
+        expected.iter().filter(|path| !path.to_string_lossy().ends_with(".13")).cloned().collect();
+    assert_eq!(search.up_to(12).candidates(Library::Nvrtc), older);
+    assert_eq!(search.up_to(13).candidates(Library::Nvrtc), expected);
+    assert_eq!(search.up_to(1).candidates(Library::Nccl), search.candidates(Library::Nccl));
 }
 
 #[test]
