@@ -6,6 +6,7 @@ use crate::decode::whole_warp;
 use crate::error::{FaultKind, Space};
 use crate::machine::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::memory::Bits;
+use crate::races::Access;
 use crate::regs::{LANES, RegRef, Regs, lanes};
 use crate::warp::{Copy16, Warp};
 
@@ -36,14 +37,6 @@ struct Place {
     at: usize,
 }
 
-/// What an access does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Access {
-    Read,
-    Write,
-    Atomic,
-}
-
 impl Address {
     /// The address in each lane.
     #[inline(always)]
@@ -57,7 +50,62 @@ impl Address {
     }
 }
 
+/// Places of a warp's access, all of it sound.
+struct Batch {
+    space: Space,
+    /// Offsets in its memory, of the active lanes.
+    offsets: [u64; LANES],
+}
+
 impl Value {
+    /// Takes an element at `shift` bytes from each lane's place.
+    #[inline(always)]
+    fn gather(self, regs: &mut Regs, load: &Load, (memory, batch, shift): (&[u8], &Batch, usize), mask: u32) {
+        let at = |lane: usize| batch.offsets[lane] as usize + shift;
+        match (self.reg, load.bytes) {
+            (RegRef::B32(i), 4) => {
+                let out = &mut regs.b32[i as usize];
+                lanes(mask, |lane| out[lane] = u32::from_le_bytes(piece(memory, at(lane))));
+            }
+            (RegRef::B32(i), 2) if !load.signed => {
+                let out = &mut regs.b32[i as usize];
+                lanes(mask, |lane| out[lane] = u32::from(u16::from_le_bytes(piece(memory, at(lane)))));
+            }
+            (RegRef::B32(i), 1) if !load.signed => {
+                let out = &mut regs.b32[i as usize];
+                lanes(mask, |lane| out[lane] = u32::from(memory[at(lane)]));
+            }
+            (RegRef::B64(i), 8) => {
+                let out = &mut regs.b64[i as usize];
+                lanes(mask, |lane| out[lane] = u64::from_le_bytes(piece(memory, at(lane))));
+            }
+            _ => lanes(mask, |lane| {
+                let v = number(&memory[at(lane)..at(lane) + load.bytes], load.signed);
+                self.set(regs, lane, v);
+            }),
+        }
+    }
+
+    /// Puts an element at `shift` bytes from each lane's place.
+    #[inline(always)]
+    fn scatter(self, regs: &Regs, bytes: usize, (memory, batch, shift): (&mut [u8], &Batch, usize), mask: u32) {
+        let at = |lane: usize| batch.offsets[lane] as usize + shift;
+        match (self.reg, bytes) {
+            (RegRef::B32(i), 4) => {
+                let from = &regs.b32[i as usize];
+                lanes(mask, |lane| memory[at(lane)..at(lane) + 4].copy_from_slice(&from[lane].to_le_bytes()));
+            }
+            (RegRef::B32(i), 2) => {
+                let from = &regs.b32[i as usize];
+                lanes(mask, |lane| memory[at(lane)..at(lane) + 2].copy_from_slice(&from[lane].to_le_bytes()[..2]));
+            }
+            _ => lanes(mask, |lane| {
+                let v = self.get(regs, lane).to_le_bytes();
+                memory[at(lane)..at(lane) + bytes].copy_from_slice(&v[..bytes]);
+            }),
+        }
+    }
+
     #[inline(always)]
     fn set(self, regs: &mut Regs, lane: usize, v: u64) {
         match self.reg {
@@ -76,6 +124,13 @@ impl Value {
             RegRef::Pred(_) => 0,
         }
     }
+}
+
+#[inline(always)]
+fn piece<const N: usize>(memory: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&memory[at..at + N]);
+    out
 }
 
 /// Little-endian bytes, at most eight, as a number.
@@ -153,22 +208,87 @@ impl Block<'_> {
     #[inline(always)]
     fn note(
         &mut self,
-        _warp: &Warp,
-        _lane: usize,
-        _place: Place,
-        _bytes: usize,
-        _access: Access,
+        (warp, lane): (usize, usize),
+        place: Place,
+        bytes: usize,
+        access: Access,
     ) -> Result<(), FaultKind> {
-        Ok(())
+        match place.space {
+            Space::Shared if self.checks.shared_races => self.shared_races.note(place.at, bytes, access, (warp, lane)),
+            Space::Global if self.checks.global_races => self.global_races.note(place.at, bytes, access),
+            _ => Ok(()),
+        }
+    }
+
+    /// The places of a warp's access where all of it is sound; whoever finds none looks at each lane to say why.
+    #[inline(always)]
+    fn together(&self, space: Space, addresses: &[u64; LANES], mask: u32, bytes: usize) -> Option<Batch> {
+        let (space, base) = match space {
+            Space::Shared => (Space::Shared, 0),
+            Space::Global | Space::Generic => (Space::Global, crate::memory::BASE),
+            Space::Local | Space::Param => return None,
+        };
+        let mut offsets = [0u64; LANES];
+        let (mut low, mut high, mut bits) = (u64::MAX, 0, 0);
+        lanes(mask, |lane| {
+            let offset = addresses[lane].wrapping_sub(base);
+            offsets[lane] = offset;
+            low = low.min(offset);
+            high = high.max(offset);
+            bits |= offset;
+        });
+        let inside = match space {
+            Space::Shared => high.saturating_add(bytes as u64) <= self.shared.bytes.len() as u64,
+            _ => self.global.within(low, high, bytes),
+        };
+        (inside && bits & (bytes as u64 - 1) == 0).then_some(Batch { space, offsets })
+    }
+
+    /// Notes the accesses of all lanes.
+    #[inline(always)]
+    fn note_all(
+        &mut self,
+        warp: usize,
+        batch: &Batch,
+        mask: u32,
+        bytes: usize,
+        access: Access,
+    ) -> Result<(), LaneFault> {
+        match batch.space {
+            Space::Shared if self.checks.shared_races => {
+                each(mask, |lane| self.shared_races.note(batch.offsets[lane] as usize, bytes, access, (warp, lane)))
+            }
+            Space::Global if self.checks.global_races => {
+                each(mask, |lane| self.global_races.note(batch.offsets[lane] as usize, bytes, access))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn load(&mut self, warp: &mut Warp, load: &Load, mask: u32) -> Result<(), LaneFault> {
         let bytes = load.bytes * load.values.len();
-        let Some(frame) = warp.frames.last() else { return Ok(()) };
+        let Some(frame) = warp.frames.last_mut() else { return Ok(()) };
         let addresses = load.address.lanes(&frame.regs);
+        if let Some(batch) = self.together(load.space, &addresses, mask, bytes) {
+            let (memory, written) = match batch.space {
+                Space::Shared => (&self.shared.bytes, &self.shared.written),
+                _ => (&self.global.bytes, &self.global.written),
+            };
+            let mut sound = true;
+            if self.checks.memory {
+                lanes(mask, |lane| sound &= written.all(batch.offsets[lane] as usize, bytes));
+            }
+            if sound {
+                for (n, value) in load.values.iter().enumerate() {
+                    value.gather(&mut frame.regs, load, (memory, &batch, n * load.bytes), mask);
+                }
+                return self.note_all(warp.index, &batch, mask, bytes, Access::Read);
+            }
+        }
+        let index = warp.index;
         each(mask, |lane| {
             let place = self.locate(warp, load.space, addresses[lane], bytes)?;
-            self.note(warp, lane, place, bytes, Access::Read)?;
+            self.note((index, lane), place, bytes, Access::Read)?;
             let mut data = [0u8; 32];
             data[..bytes].copy_from_slice(self.view(warp, lane, place, bytes)?);
             if let Some(frame) = warp.frames.last_mut() {
@@ -184,9 +304,22 @@ impl Block<'_> {
         let bytes = store.bytes * store.values.len();
         let Some(frame) = warp.frames.last() else { return Ok(()) };
         let addresses = store.address.lanes(&frame.regs);
+        let index = warp.index;
+        if let Some(batch) = self.together(store.space, &addresses, mask, bytes) {
+            self.note_all(index, &batch, mask, bytes, Access::Write)?;
+            let (memory, written) = match batch.space {
+                Space::Shared => (&mut self.shared.bytes, &mut self.shared.written),
+                _ => (&mut self.global.bytes, &mut self.global.written),
+            };
+            lanes(mask, |lane| written.set(batch.offsets[lane] as usize, bytes));
+            for (n, value) in store.values.iter().enumerate() {
+                value.scatter(&frame.regs, store.bytes, (memory, &batch, n * store.bytes), mask);
+            }
+            return Ok(());
+        }
         each(mask, |lane| {
             let place = self.locate(warp, store.space, addresses[lane], bytes)?;
-            self.note(warp, lane, place, bytes, Access::Write)?;
+            self.note((index, lane), place, bytes, Access::Write)?;
             let mut data = [0u8; 32];
             if let Some(frame) = warp.frames.last() {
                 for (value, piece) in store.values.iter().zip(data.chunks_exact_mut(store.bytes)) {
@@ -208,9 +341,10 @@ impl Block<'_> {
         };
         let b: [u64; LANES] = std::array::from_fn(|lane| operand(Some(atomic.b), lane));
         let c: [u64; LANES] = std::array::from_fn(|lane| operand(atomic.c, lane));
+        let index = warp.index;
         each(mask, |lane| {
             let place = self.locate(warp, atomic.space, addresses[lane], bytes)?;
-            self.note(warp, lane, place, bytes, Access::Atomic)?;
+            self.note((index, lane), place, bytes, Access::Atomic)?;
             let old = number(self.view(warp, lane, place, bytes)?, false);
             let new = (atomic.op)(old, b[lane], c[lane]);
             self.view_mut(warp, lane, place, bytes).copy_from_slice(&new.to_le_bytes()[..bytes]);
@@ -226,6 +360,7 @@ impl Block<'_> {
         let (to, from) = (copy.to.lanes(&frame.regs), copy.from.lanes(&frame.regs));
         let sizes: [u32; LANES] = copy.source_bytes.map_or([copy.bytes as u32; LANES], |r| *r.get(&frame.regs));
         let ignored = copy.ignore.map_or(0, |p| p.mask(&frame.regs));
+        let index = warp.index;
         each(mask, |lane| {
             let place = self.locate(warp, Space::Shared, to[lane], copy.bytes)?;
             let size = if ignored >> lane & 1 == 1 { 0 } else { sizes[lane] as usize };
@@ -235,7 +370,7 @@ impl Block<'_> {
             let mut data = [0u8; 16];
             if size == copy.bytes {
                 let source = self.locate(warp, Space::Global, from[lane], size)?;
-                self.note(warp, lane, source, size, Access::Read)?;
+                self.note((index, lane), source, size, Access::Read)?;
                 data[..size].copy_from_slice(self.view(warp, lane, source, size)?);
             } else {
                 if !from[lane].is_multiple_of(copy.bytes as u64) {
@@ -244,23 +379,27 @@ impl Block<'_> {
                 }
                 for (n, byte) in data[..size].iter_mut().enumerate() {
                     let source = self.locate(warp, Space::Global, from[lane] + n as u64, 1)?;
-                    self.note(warp, lane, source, 1, Access::Read)?;
+                    self.note((index, lane), source, 1, Access::Read)?;
                     *byte = self.view(warp, lane, source, 1)?[0];
                 }
             }
             // From here on the old content may be gone, and the new one is not there before it is waited for.
-            self.note(warp, lane, place, copy.bytes, Access::Write)?;
+            self.note((index, lane), place, copy.bytes, Access::Write)?;
             self.shared.written.clear(place.at, copy.bytes);
             warp.open_copies.push(Copy16 { lane, to: place.at, data, bytes: copy.bytes });
             Ok(())
         })
     }
 
-    pub(crate) fn wait_copies(&mut self, warp: &mut Warp, mask: u32, n: u32) {
+    pub(crate) fn wait_copies(&mut self, warp: &mut Warp, mask: u32, n: u32) -> Result<(), LaneFault> {
+        let index = warp.index;
         for copy in warp.wait(mask, n) {
             let place = Place { space: Space::Shared, at: copy.to };
+            let lane = copy.lane;
+            self.note((index, lane), place, copy.bytes, Access::Write).map_err(|kind| LaneFault { lane, kind })?;
             self.view_mut(warp, copy.lane, place, copy.bytes).copy_from_slice(&copy.data[..copy.bytes]);
         }
+        Ok(())
     }
 
     /// Lane 8m + r gives the address of row r of matrix m; lane l takes row l / 4, columns 2 (l mod 4) and the next.
@@ -271,9 +410,10 @@ impl Block<'_> {
         let space = if matrix.generic { Space::Generic } else { Space::Shared };
         let mut rows = [[0u8; 16]; LANES];
         let count = matrix.regs.len() * 8;
+        let index = warp.index;
         each(crate::regs::ALL >> (32 - count), |lane| {
             let place = self.locate(warp, space, addresses[lane], 16)?;
-            self.note(warp, lane, place, 16, Access::Read)?;
+            self.note((index, lane), place, 16, Access::Read)?;
             rows[lane].copy_from_slice(self.view(warp, lane, place, 16)?);
             Ok(())
         })?;
@@ -308,9 +448,10 @@ impl Block<'_> {
                 }
             }
         }
+        let index = warp.index;
         each(crate::regs::ALL >> (32 - matrix.regs.len() * 8), |lane| {
             let place = self.locate(warp, space, addresses[lane], 16)?;
-            self.note(warp, lane, place, 16, Access::Write)?;
+            self.note((index, lane), place, 16, Access::Write)?;
             self.view_mut(warp, lane, place, 16).copy_from_slice(&rows[lane]);
             Ok(())
         })

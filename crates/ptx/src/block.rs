@@ -6,6 +6,7 @@ use crate::code::{Instr, LaneMask};
 use crate::error::{Fault, FaultKind};
 use crate::machine::{Checks, Module};
 use crate::memory::Global;
+use crate::races::{GlobalRaces, SharedRaces};
 use crate::regs::{self, ALL, LANES, RegRef, Regs, set_pred};
 use crate::warp::{Entry, Frame, State, Warp};
 
@@ -51,10 +52,10 @@ struct Gathering {
     arrived: u32,
     /// Warps that wait.
     waiting: Vec<usize>,
-    /// Warps that came and did not wait.
-    passed: Vec<usize>,
     /// Threads whose predicate holds.
     holds: u32,
+    /// What those who came know of each other.
+    clocks: [u32; LANES],
 }
 
 /// State of the block that runs.
@@ -63,6 +64,8 @@ pub struct Block<'l> {
     pub(crate) launch: &'l Launch<'l>,
     pub(crate) shared: Shared,
     pub(crate) checks: Checks,
+    pub(crate) shared_races: SharedRaces,
+    pub(crate) global_races: &'l mut GlobalRaces,
     pub(crate) id: [u32; 3],
     warps: Vec<Warp>,
     barriers: Vec<Gathering>,
@@ -79,10 +82,15 @@ struct Stop {
 
 impl<'l> Block<'l> {
     /// State for all blocks of a launch.
-    pub fn new(global: &'l mut Global, launch: &'l Launch<'l>, checks: Checks, budget: u64) -> Self {
+    pub fn new(
+        (global, global_races): (&'l mut Global, &'l mut GlobalRaces),
+        launch: &'l Launch<'l>,
+        checks: Checks,
+        budget: u64,
+    ) -> Self {
         let threads: u32 = launch.block.iter().product();
         let code = &launch.kernel.functions[0];
-        let warps = (0..threads.div_ceil(32))
+        let warps: Vec<Warp> = (0..threads.div_ceil(32))
             .map(|index| {
                 let lanes = (threads - index * 32).min(32);
                 let mut frame = Frame { regs: registers(code), ..Frame::default() };
@@ -97,11 +105,25 @@ impl<'l> Block<'l> {
             })
             .collect();
         let shared = Shared::new(launch.shared_bytes() as usize);
+        let shared_races = if checks.shared_races && launch.shared_bytes() > 0 {
+            SharedRaces::new(launch.shared_bytes() as usize, launch.kernel.shared_granule, warps.len())
+        } else {
+            SharedRaces::default()
+        };
+        // A single block has nobody to race with.
+        let checks = Checks {
+            shared_races: checks.shared_races && launch.shared_bytes() > 0,
+            global_races: checks.global_races && launch.grid.iter().any(|d| *d > 1),
+            ..checks
+        };
+        global_races.reset(launch.kernel.global_granule);
         Self {
             global,
             launch,
             shared,
             checks,
+            shared_races,
+            global_races,
             id: [0; 3],
             warps,
             barriers: vec![Gathering::default(); BARRIERS],
@@ -120,6 +142,8 @@ impl<'l> Block<'l> {
     pub fn run(&mut self, id: [u32; 3]) -> Result<(), Box<Fault>> {
         self.id = id;
         self.shared.reset();
+        self.shared_races.reset();
+        self.global_races.next_block();
         let code = &self.launch.kernel.functions[0];
         for warp in &mut self.warps {
             warp.frames.truncate(1);
@@ -132,7 +156,7 @@ impl<'l> Block<'l> {
             frame.stack.push(Entry { pc: 0, meet: u32::MAX, mask: warp.all });
             fill_block_id(&mut frame.regs, code, id);
             if self.checks.registers {
-                frame.written.reset(code);
+                frame.reset_written(code);
             }
             for lane in &mut warp.local {
                 lane.clear();
@@ -269,10 +293,7 @@ impl<'l> Block<'l> {
                 warp.commit(mask);
                 Ok(())
             }
-            Action::Wait(n) => {
-                self.wait_copies(warp, mask, *n);
-                Ok(())
-            }
+            Action::Wait(n) => self.wait_copies(warp, mask, *n),
             Action::LoadMatrix(matrix) => self.load_matrix(warp, matrix, mask),
             Action::StoreMatrix(matrix) => self.store_matrix(warp, matrix, mask),
             Action::BranchIndex(index, targets) => {
@@ -313,6 +334,9 @@ impl<'l> Block<'l> {
                 if named & !mask != 0 || named >> lane & 1 == 0 {
                     return Err(LaneFault { lane, kind: FaultKind::DivergentWarp { active: mask, named } });
                 }
+                if self.checks.shared_races {
+                    self.shared_races.tick(warp.index);
+                }
                 Ok(())
             }
             Action::Trap => Err(LaneFault { lane, kind: FaultKind::Trap }),
@@ -350,7 +374,7 @@ impl<'l> Block<'l> {
         fill_block_id(&mut frame.regs, callee, self.id);
         frame.regs.local_base = base;
         if self.checks.registers {
-            frame.written.reset(callee);
+            frame.reset_written(callee);
         }
         warp.frames.push(frame);
         Ok(())
@@ -384,16 +408,22 @@ impl<'l> Block<'l> {
         if let BarrierKind::Count(_, p) | BarrierKind::And(_, p) | BarrierKind::Or(_, p) = barrier.kind {
             gathering.holds += (p.mask(&frame.regs) & mask).count_ones();
         }
+        if self.checks.shared_races {
+            self.shared_races.arrive(warp.index, &mut gathering.clocks);
+        }
+        let waits = !matches!(barrier.kind, BarrierKind::Arrive);
         if gathering.arrived < gathering.expected {
-            if matches!(barrier.kind, BarrierKind::Arrive) {
-                gathering.passed.push(warp.index);
-            } else {
+            if waits {
                 gathering.waiting.push(warp.index);
                 warp.state = State::Waiting(id);
             }
             return Ok(());
         }
         let done = std::mem::take(gathering);
+        if self.checks.shared_races {
+            let all = done.waiting.iter().copied().chain(waits.then_some(warp.index));
+            all.for_each(|w| self.shared_races.leave(w, &done.clocks));
+        }
         complete(warp, barrier, &done);
         for &w in &done.waiting {
             let other = &mut self.warps[w];
@@ -430,20 +460,33 @@ fn complete(warp: &mut Warp, barrier: Barrier, done: &Gathering) {
     }
 }
 
+#[inline(always)]
 fn check_registers(frame: &mut Frame, code: &Code, instr: &Instr, here: u32, mask: u32) -> Result<(), LaneFault> {
-    let guard = instr.guard.map(|g| (RegRef::Pred(g.pred.0), here));
-    for (reference, lanes) in guard.into_iter().chain(instr.reads.iter().map(|r| (*r, mask))) {
-        let missing = lanes & !*frame.written.lanes(reference);
-        if missing != 0 {
-            let name = code.names.get(&reference).cloned().unwrap_or_else(|| format!("{reference:?}"));
-            let lane = missing.trailing_zeros() as usize;
-            return Err(LaneFault { lane, kind: FaultKind::UninitialisedRegister(name) });
-        }
+    let mut missing = 0;
+    for number in &instr.reads {
+        missing |= mask & !frame.written[*number as usize];
     }
-    for reference in &instr.writes {
-        *frame.written.lanes(*reference) |= mask;
+    if let Some(guard) = instr.guard {
+        missing |= here & !frame.written[code.number(RegRef::Pred(guard.pred.0)) as usize];
+    }
+    if missing != 0 {
+        return Err(unwritten(frame, code, instr, here));
+    }
+    for number in &instr.writes {
+        frame.written[*number as usize] |= mask;
     }
     Ok(())
+}
+
+/// Which register it was.
+#[cold]
+fn unwritten(frame: &Frame, code: &Code, instr: &Instr, here: u32) -> LaneFault {
+    let guard = instr.guard.map(|g| code.number(RegRef::Pred(g.pred.0)));
+    let numbers = guard.into_iter().chain(instr.reads.iter().copied());
+    let (number, lanes) =
+        numbers.map(|n| (n, here & !frame.written[n as usize])).find(|(_, lanes)| *lanes != 0).unwrap_or((0, here));
+    let lane = lanes.trailing_zeros() as usize % LANES;
+    LaneFault { lane, kind: FaultKind::UninitialisedRegister(code.register_name(number)) }
 }
 
 /// Back to the caller, with what the function returns.

@@ -17,6 +17,10 @@ pub struct Kernel {
     pub param_bytes: usize,
     /// Bytes of shared memory that the text declares.
     pub static_shared: u64,
+    /// Base-two logarithm of the shortest access to shared memory, bytes.
+    pub shared_granule: u32,
+    /// The same of global memory.
+    pub global_granule: u32,
     /// Where shared memory starts whose size the launch gives.
     pub dynamic_shared: u64,
     /// Largest number of threads of a block.
@@ -46,8 +50,28 @@ pub struct Code {
     pub params: Vec<(u64, u64)>,
     /// Offsets of returned values in the frame, with their bytes.
     pub returns: Vec<(u64, u64)>,
+    /// Numbers of registers that are filled before the function starts.
+    pub preset: Vec<u32>,
     /// Names of registers, for messages.
     pub names: HashMap<RegRef, String>,
+}
+
+impl Code {
+    /// One numbering for the registers of all banks.
+    pub fn number(&self, reference: RegRef) -> u32 {
+        let [b32, b64, _] = self.counts;
+        match reference {
+            RegRef::B32(i) => i,
+            RegRef::B64(i) => b32 + i,
+            RegRef::Pred(i) => b32 + b64 + i,
+        }
+    }
+
+    /// What a register is called in the text.
+    pub fn register_name(&self, number: u32) -> String {
+        let named = self.names.iter().find(|(reference, _)| self.number(**reference) == number);
+        named.map_or_else(|| "of the instruction".to_owned(), |(_, name)| name.clone())
+    }
 }
 
 /// Special registers that do not change while a block runs.
@@ -103,10 +127,10 @@ pub struct Instr {
     pub meet: u32,
     /// Line of the text.
     pub line: u32,
-    /// Registers that it reads.
-    pub reads: Box<[RegRef]>,
+    /// Registers that it reads, by [`Code::number`].
+    pub reads: Box<[u32]>,
     /// Registers that it writes.
-    pub writes: Box<[RegRef]>,
+    pub writes: Box<[u32]>,
 }
 
 /// A fault of one lane.
@@ -310,4 +334,20 @@ pub struct Barrier {
     pub threads: Option<Reg<u32>>,
     /// What it does.
     pub kind: BarrierKind,
+}
+
+impl Action {
+    /// The memory that it touches, with the bytes of one lane's access; twice for what touches two.
+    pub fn accesses(&self) -> [Option<(Space, usize)>; 2] {
+        match self {
+            Self::Load(load) => [Some((load.space, load.bytes * load.values.len())), None],
+            Self::Store(store) => [Some((store.space, store.bytes * store.values.len())), None],
+            Self::Atomic(atomic) => [Some((atomic.space, atomic.bytes)), None],
+            Self::CopyAsync(copy) => [Some((Space::Shared, copy.bytes)), Some((Space::Global, copy.bytes))],
+            Self::LoadMatrix(m) | Self::StoreMatrix(m) => {
+                [Some((if m.generic { Space::Generic } else { Space::Shared }, 16)), None]
+            }
+            _ => [None, None],
+        }
+    }
 }

@@ -47,6 +47,7 @@ mod machine;
 mod memory;
 mod num;
 mod parse;
+mod races;
 mod regs;
 mod types;
 mod warp;

@@ -8,6 +8,7 @@ use crate::decode::{self, Names};
 use crate::error::PtxError;
 use crate::memory::Global;
 use crate::parse::{VarSpace, parse};
+use crate::races::GlobalRaces;
 
 /// Generic addresses of shared memory start here.
 pub const SHARED_WINDOW: u64 = 0x4000_0000_0000;
@@ -50,6 +51,7 @@ impl Checks {
 #[derive(Debug)]
 pub struct Machine {
     global: Global,
+    races: GlobalRaces,
     checks: Checks,
     budget: u64,
     instructions: u64,
@@ -86,7 +88,9 @@ impl Module {
 impl Machine {
     /// A device with so much memory and all checks.
     pub fn new(memory_bytes: usize) -> Self {
-        Self { global: Global::new(memory_bytes), checks: Checks::ALL, budget: BUDGET, instructions: 0 }
+        let global = Global::new(memory_bytes);
+        let races = GlobalRaces::new(global.bytes.len());
+        Self { global, races, checks: Checks::ALL, budget: BUDGET, instructions: 0 }
     }
 
     /// Chooses what later launches check.
@@ -199,7 +203,7 @@ impl Machine {
         };
         let launch = Launch { kernel: code, module, grid, block, dynamic_shared: u64::from(dynamic_shared), params };
         check_launch(&launch).map_err(|what| PtxError::Launch { kernel: kernel.to_owned(), what })?;
-        let mut state = Block::new(&mut self.global, &launch, self.checks, self.budget);
+        let mut state = Block::new((&mut self.global, &mut self.races), &launch, self.checks, self.budget);
         let mut result = Ok(());
         'blocks: for z in 0..grid[2] {
             for y in 0..grid[1] {

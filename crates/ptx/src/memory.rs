@@ -72,8 +72,8 @@ pub struct Global {
     pub bytes: Vec<u8>,
     /// Which of them have been written.
     pub written: Bits,
-    /// Bytes of each page that belong to an allocation.
-    valid: Vec<u16>,
+    /// For each page of an allocation, the end of that; 0 for other pages.
+    ends: Vec<usize>,
     /// Free pages: first and number.
     free: BTreeMap<usize, usize>,
     /// Allocations by first page: bytes and number of pages.
@@ -87,7 +87,7 @@ impl Global {
         Self {
             bytes: vec![0; pages * PAGE],
             written: Bits::new(pages * PAGE),
-            valid: vec![0; pages],
+            ends: vec![0; pages],
             free: BTreeMap::from([(0, pages)]),
             taken: BTreeMap::new(),
         }
@@ -109,9 +109,7 @@ impl Global {
         }
         let bytes = bytes as usize;
         self.taken.insert(at, (bytes, pages));
-        for page in 0..pages {
-            self.valid[at + page] = bytes.saturating_sub(page * PAGE).min(PAGE) as u16;
-        }
+        self.ends[at..at + bytes.div_ceil(PAGE)].fill(at * PAGE + bytes);
         self.bytes[at * PAGE..at * PAGE + bytes].fill(FRESH);
         self.written.set_range(at * PAGE, bytes, false);
         Ok(BASE + (at * PAGE) as u64)
@@ -123,7 +121,7 @@ impl Global {
         let Some((mut start, (_, mut pages))) = page.and_then(|p| self.taken.remove(&p).map(|t| (p, t))) else {
             return Err(PtxError::HostAccess { what: "free", address, bytes: 0 });
         };
-        self.valid[start..start + pages].fill(0);
+        self.ends[start..start + pages].fill(0);
         if let Some(after) = self.free.remove(&(start + pages)) {
             pages += after;
         }
@@ -175,11 +173,17 @@ impl Global {
         if !address.is_multiple_of(bytes as u64) {
             return Err(FaultKind::Misaligned { space: Space::Global, address, bytes: bytes as u64 });
         }
-        let page = (at / PAGE as u64) as usize;
-        let valid = self.valid.get(page).copied().unwrap_or(0) as usize;
-        if at as usize % PAGE + bytes > valid {
+        let end = self.ends.get((at / PAGE as u64) as usize).copied().unwrap_or(0);
+        if at as usize + bytes > end {
             return Err(FaultKind::OutOfBounds { space: Space::Global, address, bytes: bytes as u64 });
         }
         Ok(at as usize)
+    }
+
+    /// Whether all accesses between these offsets, the first bytes of the first and last one, lie within one allocation.
+    #[inline(always)]
+    pub fn within(&self, first: u64, last: u64, bytes: usize) -> bool {
+        let end = self.ends.get((first / PAGE as u64) as usize).copied().unwrap_or(0);
+        last.saturating_add(bytes as u64) <= end as u64
     }
 }

@@ -265,6 +265,20 @@ pub fn fma_odd(a: f32, b: f32, c: f32) -> f64 {
     add_odd(f64::from(a) * f64::from(b), f64::from(c))
 }
 
+/// `a * b + c` of f32 values, rounded once to nearest. Without the branches of [`fma_odd`], for vectors.
+#[inline(always)]
+pub fn fma(a: f32, b: f32, c: f32) -> f32 {
+    let (p, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let (s, e) = two_sum(p, c);
+    let bits = s.to_bits();
+    // Even and inexact: to the odd neighbour on the side of what was left.
+    let away = (e > 0.0) == (s > 0.0);
+    let inexact = (e > 0.0) | (e < 0.0);
+    let step = if away { 1u64 } else { u64::MAX };
+    let adjusted = if inexact & (bits & 1 == 0) { bits.wrapping_add(step) } else { bits };
+    f64::from_bits(adjusted) as f32
+}
+
 /// `a / b` of f32 values, likewise.
 pub fn div_odd(a: f32, b: f32) -> f64 {
     let (a, b) = (f64::from(a), f64::from(b));

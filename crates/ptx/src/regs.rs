@@ -157,30 +157,53 @@ pub fn lanes(mask: u32, mut f: impl FnMut(usize)) {
     }
 }
 
+/// `d = f(lane)`, where `f` looks at registers. All lanes are computed before the first is written, so that no register has to be
+/// copied.
 #[inline(always)]
-fn assign<O: Lane>(out: &mut [O; LANES], mask: u32, f: impl Fn(usize) -> O) {
+fn assign<O: Lane>(
+    regs: &mut Regs,
+    d: Reg<O>,
+    mask: u32,
+    f: impl Fn(&Regs) -> [O; LANES],
+    one: impl Fn(&Regs, usize) -> O,
+) {
     if mask == ALL {
-        for (lane, o) in out.iter_mut().enumerate() {
-            *o = f(lane);
-        }
+        let out = f(regs);
+        *d.get_mut(regs) = out;
     } else {
-        lanes(mask, |lane| out[lane] = f(lane));
+        lanes(mask, |lane| {
+            let v = one(regs, lane);
+            d.get_mut(regs)[lane] = v;
+        });
     }
+}
+
+#[inline(always)]
+fn each<O: Lane>(f: impl Fn(usize) -> O) -> [O; LANES] {
+    let mut out = [O::default(); LANES];
+    for (lane, o) in out.iter_mut().enumerate() {
+        *o = f(lane);
+    }
+    out
 }
 
 /// `d = f()`, for what is the same in all lanes.
 pub fn uniform<O: Lane>(d: Reg<O>, f: impl Fn(&Regs) -> O + Send + Sync + 'static) -> Pure {
     Box::new(move |regs, mask| {
         let v = f(regs);
-        assign(d.get_mut(regs), mask, |_| v);
+        let out = d.get_mut(regs);
+        lanes(mask, |lane| out[lane] = v);
     })
 }
 
 /// `d = f(a)`
 pub fn unary<A: Lane, O: Lane>(d: Reg<O>, a: Reg<A>, f: impl Fn(A) -> O + Send + Sync + 'static) -> Pure {
     Box::new(move |regs, mask| {
-        let x = *a.get(regs);
-        assign(d.get_mut(regs), mask, |l| f(x[l]));
+        let all = |regs: &Regs| {
+            let x = a.get(regs);
+            each(|l| f(x[l]))
+        };
+        assign(regs, d, mask, all, |regs, l| f(a.get(regs)[l]));
     })
 }
 
@@ -191,8 +214,11 @@ pub fn binary<A: Lane, B: Lane, O: Lane>(
     f: impl Fn(A, B) -> O + Send + Sync + 'static,
 ) -> Pure {
     Box::new(move |regs, mask| {
-        let (x, y) = (*a.get(regs), *b.get(regs));
-        assign(d.get_mut(regs), mask, |l| f(x[l], y[l]));
+        let all = |regs: &Regs| {
+            let (x, y) = (a.get(regs), b.get(regs));
+            each(|l| f(x[l], y[l]))
+        };
+        assign(regs, d, mask, all, |regs, l| f(a.get(regs)[l], b.get(regs)[l]));
     })
 }
 
@@ -203,8 +229,11 @@ pub fn ternary<A: Lane, B: Lane, C: Lane, O: Lane>(
     f: impl Fn(A, B, C) -> O + Send + Sync + 'static,
 ) -> Pure {
     Box::new(move |regs, mask| {
-        let (x, y, z) = (*a.get(regs), *b.get(regs), *c.get(regs));
-        assign(d.get_mut(regs), mask, |l| f(x[l], y[l], z[l]));
+        let all = |regs: &Regs| {
+            let (x, y, z) = (a.get(regs), b.get(regs), c.get(regs));
+            each(|l| f(x[l], y[l], z[l]))
+        };
+        assign(regs, d, mask, all, |regs, l| f(a.get(regs)[l], b.get(regs)[l], c.get(regs)[l]));
     })
 }
 
@@ -215,8 +244,8 @@ pub fn quaternary<T: Lane>(
     f: impl Fn(T, T, u32, u32) -> T + Send + Sync + 'static,
 ) -> Pure {
     Box::new(move |regs, mask| {
-        let (x, y, z, w) = (*a.get(regs), *b.get(regs), *c.get(regs), *e.get(regs));
-        assign(d.get_mut(regs), mask, |l| f(x[l], y[l], z[l], w[l]));
+        let one = |regs: &Regs, l: usize| f(a.get(regs)[l], b.get(regs)[l], c.get(regs)[l], e.get(regs)[l]);
+        assign(regs, d, mask, |regs| each(|l| one(regs, l)), one);
     })
 }
 

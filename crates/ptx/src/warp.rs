@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::code::Code;
-use crate::regs::{LANES, RegRef, Regs};
+use crate::regs::{LANES, Regs};
 
 /// Lanes at one place of a function.
 #[derive(Debug, Clone, Copy)]
@@ -29,42 +29,18 @@ pub struct Frame {
     pub mask: u32,
     /// The calling instruction.
     pub call: u32,
-    /// Lanes in which each register has been written.
-    pub written: Written,
-}
-
-/// Lanes in which registers have been written.
-#[derive(Debug, Default)]
-pub struct Written {
-    b32: Vec<u32>,
-    b64: Vec<u32>,
-    preds: Vec<u32>,
-}
-
-impl Written {
-    /// Nothing but literals and special registers.
-    pub fn reset(&mut self, code: &Code) {
-        let [b32, b64, preds] = code.counts;
-        for (list, n) in [(&mut self.b32, b32), (&mut self.b64, b64), (&mut self.preds, preds)] {
-            list.clear();
-            list.resize(n as usize, 0);
-        }
-        code.literals32.iter().for_each(|(i, _)| self.b32[*i as usize] = u32::MAX);
-        code.literals64.iter().for_each(|(i, _)| self.b64[*i as usize] = u32::MAX);
-        code.specials.iter().for_each(|(r, _)| *self.lanes(*r) = u32::MAX);
-    }
-
-    /// Lanes in which the register has been written.
-    pub fn lanes(&mut self, reference: RegRef) -> &mut u32 {
-        match reference {
-            RegRef::B32(i) => &mut self.b32[i as usize],
-            RegRef::B64(i) => &mut self.b64[i as usize],
-            RegRef::Pred(i) => &mut self.preds[i as usize],
-        }
-    }
+    /// Lanes in which each register has been written, by [`Code::number`].
+    pub written: Vec<u32>,
 }
 
 impl Frame {
+    /// Nothing has been written but literals and special registers.
+    pub fn reset_written(&mut self, code: &Code) {
+        self.written.clear();
+        self.written.resize(code.counts.iter().sum::<u32>() as usize, 0);
+        code.preset.iter().for_each(|n| self.written[*n as usize] = u32::MAX);
+    }
+
     /// Splits the running lanes: `sides` are places with their lanes, and `meet` where they join again.
     pub fn diverge(&mut self, meet: u32, sides: &[(u32, u32)]) {
         let Some(top) = self.stack.pop() else { return };

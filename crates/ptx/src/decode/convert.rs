@@ -4,7 +4,7 @@ use super::{Decode, Decoder, Inst};
 use crate::code::Action;
 use crate::num::{Bf16, F16, Half, Round, canonical, canonical64, flush, round_integral, to_f32};
 use crate::parse::Operand;
-use crate::regs::{Lane, Reg, RegRef, binary, unary};
+use crate::regs::{Lane, Pure, Reg, RegRef, binary, unary};
 use crate::types::Ty;
 
 const MODIFIERS: &[&str] =
@@ -25,17 +25,15 @@ impl<'a> Decoder<'a, '_> {
         if (width as usize) < to.bytes() * 8 {
             return Err(format!("register {name} has only {width} bits"));
         }
-        let f = conversion(i, to, from, width)?;
         self.wrote(reference);
-        Ok(Action::Pure(match (source, reference) {
-            (RegRef::B64(a), RegRef::B64(d)) => unary::<u64, u64>(Reg::new(d), Reg::new(a), f),
-            (RegRef::B64(a), RegRef::B32(d)) => unary::<u64, u32>(Reg::new(d), Reg::new(a), move |v| f(v) as u32),
-            (RegRef::B32(a), RegRef::B64(d)) => unary::<u32, u64>(Reg::new(d), Reg::new(a), move |v| f(u64::from(v))),
-            (RegRef::B32(a), RegRef::B32(d)) => {
-                unary::<u32, u32>(Reg::new(d), Reg::new(a), move |v| f(u64::from(v)) as u32)
-            }
-            _ => return Err("cvt of a predicate".to_owned()),
-        }))
+        let place = Place { source, target: reference, width };
+        let pure = match (from.float(), to.float()) {
+            (false, false) => integer_to_integer(i.has("sat"), to, from, place),
+            (false, true) => integer_to_float(i, to, from, place),
+            (true, false) => float_to_integer(i, to, from, place),
+            (true, true) => float_to_float(i, to, from, place),
+        };
+        Ok(Action::Pure(pure?))
     }
 
     /// A source that may be wider than its type.
@@ -84,15 +82,27 @@ impl<'a> Decoder<'a, '_> {
     }
 }
 
-type Conversion = Box<dyn Fn(u64) -> u64 + Send + Sync>;
+/// Registers of a conversion.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    source: RegRef,
+    target: RegRef,
+    /// Bits of the target.
+    width: u32,
+}
 
-fn conversion(i: &Inst<'_, '_>, to: Ty, from: Ty, width: u32) -> Decode<Conversion> {
-    let (float_to, float_from) = (to.float(), from.float());
-    match (float_from, float_to) {
-        (false, false) => integer_to_integer(i.has("sat"), to, from, width),
-        (false, true) => integer_to_float(i, to, from),
-        (true, false) => float_to_integer(i, to, from, width),
-        (true, true) => float_to_float(i, to, from),
+impl Place {
+    /// The function between registers of any size.
+    fn lift(self, f: impl Fn(u64) -> u64 + Send + Sync + 'static) -> Decode<Pure> {
+        Ok(match (self.source, self.target) {
+            (RegRef::B64(a), RegRef::B64(d)) => unary::<u64, u64>(Reg::new(d), Reg::new(a), f),
+            (RegRef::B64(a), RegRef::B32(d)) => unary::<u64, u32>(Reg::new(d), Reg::new(a), move |v| f(v) as u32),
+            (RegRef::B32(a), RegRef::B64(d)) => unary::<u32, u64>(Reg::new(d), Reg::new(a), move |v| f(u64::from(v))),
+            (RegRef::B32(a), RegRef::B32(d)) => {
+                unary::<u32, u32>(Reg::new(d), Reg::new(a), move |v| f(u64::from(v)) as u32)
+            }
+            _ => return Err("cvt of a predicate".to_owned()),
+        })
     }
 }
 
@@ -111,36 +121,59 @@ fn range(ty: Ty) -> (i128, i128) {
     if ty.signed() { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) }
 }
 
-fn integer_to_integer(sat: bool, to: Ty, from: Ty, width: u32) -> Decode<Conversion> {
+fn integer_to_integer(sat: bool, to: Ty, from: Ty, place: Place) -> Decode<Pure> {
+    let width = place.width;
     let (fb, fs, tb, ts) = (bits_of(from), from.signed(), bits_of(to), to.signed());
     if sat {
         let (low, high) = range(to);
-        return Ok(Box::new(move |v| {
+        return place.lift(move |v| {
             let v = extend(v, fb, fs);
             let value = if fs { i128::from(v as i64) } else { i128::from(v) };
             extend(value.clamp(low, high) as u64, width, false)
-        }));
+        });
     }
-    Ok(Box::new(move |v| extend(extend(extend(v, fb, fs), tb, ts), width, false)))
+    // What most conversions of addresses and counters are, free of variable shifts.
+    if fb == 32 && tb == 64 {
+        return if fs { place.lift(|v| v as i32 as u64) } else { place.lift(|v| v & 0xFFFF_FFFF) };
+    }
+    if tb == 32 && width == 32 && fb >= 32 {
+        return place.lift(|v| v & 0xFFFF_FFFF);
+    }
+    let (from_shift, to_shift, mask) = (64 - fb, 64 - tb, u64::MAX >> (64 - width));
+    match (fs, ts) {
+        (false, false) => place.lift(move |v| ((v << from_shift >> from_shift) << to_shift >> to_shift) & mask),
+        (true, false) => {
+            place.lift(move |v| ((((v << from_shift) as i64 >> from_shift) as u64) << to_shift >> to_shift) & mask)
+        }
+        (false, true) => {
+            place.lift(move |v| ((v << from_shift >> from_shift << to_shift) as i64 >> to_shift) as u64 & mask)
+        }
+        (true, true) => {
+            place.lift(move |v| ((((v << from_shift) as i64 >> from_shift) << to_shift) >> to_shift) as u64 & mask)
+        }
+    }
 }
 
-fn integer_to_float(i: &Inst<'_, '_>, to: Ty, from: Ty) -> Decode<Conversion> {
+fn integer_to_float(i: &Inst<'_, '_>, to: Ty, from: Ty, place: Place) -> Decode<Pure> {
     let (fb, fs) = (bits_of(from), from.signed());
     let mode = rounding(i)?;
     let value = move |v: u64| {
         let v = extend(v, fb, fs);
         if fs { i128::from(v as i64) } else { i128::from(v) }
     };
-    Ok(match to {
-        Ty::F32 if mode == Round::Nearest && fb <= 32 && fs => {
-            Box::new(move |v| u64::from((extend(v, fb, true) as i64 as f32).to_bits()))
+    match to {
+        Ty::F32 if mode == Round::Nearest && !fs => {
+            place.lift(move |v| u64::from((extend(v, fb, false) as f32).to_bits()))
         }
-        Ty::F32 => Box::new(move |v| u64::from(to_f32(odd_f64(value(v)), mode).to_bits())),
-        Ty::F64 if mode == Round::Nearest => Box::new(move |v| (value(v) as f64).to_bits()),
-        Ty::F16 => Box::new(move |v| u64::from(F16::round(odd_f64(value(v)), mode).0)),
-        Ty::Bf16 => Box::new(move |v| u64::from(Bf16::round(odd_f64(value(v)), mode).0)),
-        _ => return Err("this conversion is not known".to_owned()),
-    })
+        Ty::F32 if mode == Round::Nearest && fb <= 32 => {
+            place.lift(move |v| u64::from((extend(v, fb, true) as i64 as f32).to_bits()))
+        }
+        Ty::F32 => place.lift(move |v| u64::from(to_f32(odd_f64(value(v)), mode).to_bits())),
+        Ty::F64 if mode == Round::Nearest => place.lift(move |v| (value(v) as f64).to_bits()),
+        Ty::F16 => place.lift(move |v| u64::from(F16::round(odd_f64(value(v)), mode).0)),
+        Ty::Bf16 => place.lift(move |v| u64::from(Bf16::round(odd_f64(value(v)), mode).0)),
+        _ => Err("this conversion is not known".to_owned()),
+    }
 }
 
 /// An integer of at most 64 bits as f64, rounded to odd.
@@ -166,23 +199,32 @@ fn float_value(from: Ty, ftz: bool) -> Decode<fn(u64) -> f64> {
     })
 }
 
-fn float_to_integer(i: &Inst<'_, '_>, to: Ty, from: Ty, width: u32) -> Decode<Conversion> {
+fn float_to_integer(i: &Inst<'_, '_>, to: Ty, from: Ty, place: Place) -> Decode<Pure> {
+    let width = place.width;
     let mode = integral(i).ok_or("a conversion to an integer needs .rni, .rzi, .rmi or .rpi")?;
     let value = float_value(from, i.has("ftz"))?;
+    // Rust's conversions saturate, and give 0 for NaN, as these have to.
+    match (from, to) {
+        (Ty::F32, Ty::S32) if width == 32 => {
+            return place.lift(move |v| u64::from(round_integral(value(v), mode) as i32 as u32));
+        }
+        (Ty::F32, Ty::U32) => return place.lift(move |v| u64::from(round_integral(value(v), mode) as u32)),
+        _ => {}
+    }
     let (low, high) = range(to);
     let nan = if from == Ty::F64 || bits_of(to) == 64 { 1u64 << (bits_of(to) - 1) } else { 0 };
     let to_bits = bits_of(to);
-    Ok(Box::new(move |v| {
+    place.lift(move |v| {
         let v = value(v);
         if v.is_nan() {
             return extend(extend(nan, to_bits, to.signed()), width, false);
         }
         let whole = (round_integral(v, mode) as i128).clamp(low, high);
         extend(whole as u64, width, false)
-    }))
+    })
 }
 
-fn float_to_float(i: &Inst<'_, '_>, to: Ty, from: Ty) -> Decode<Conversion> {
+fn float_to_float(i: &Inst<'_, '_>, to: Ty, from: Ty, place: Place) -> Decode<Pure> {
     let (ftz, sat, relu) = (i.has("ftz"), i.has("sat"), i.has("relu"));
     let value = float_value(from, ftz)?;
     if to == Ty::Tf32 {
@@ -190,7 +232,7 @@ fn float_to_float(i: &Inst<'_, '_>, to: Ty, from: Ty) -> Decode<Conversion> {
             return Err("tf32 is converted from f32 with .rna or .rn".to_owned());
         }
         let away = i.has("rna");
-        return Ok(Box::new(move |v| u64::from(tf32(v as u32, away))));
+        return place.lift(move |v| u64::from(tf32(v as u32, away)));
     }
     let whole = integral(i);
     let mode = rounding(i)?;
@@ -204,19 +246,19 @@ fn float_to_float(i: &Inst<'_, '_>, to: Ty, from: Ty) -> Decode<Conversion> {
         }
         if relu && v < 0.0 { 0.0 } else { v }
     };
-    Ok(match to {
+    match to {
         Ty::Bf16 if from == Ty::F32 && mode == Round::Nearest && !relu && !sat => {
-            Box::new(|v| u64::from(nearest_bf16(v as u32)))
+            place.lift(|v| u64::from(nearest_bf16(v as u32)))
         }
-        Ty::Bf16 => Box::new(move |v| u64::from(Bf16::round(before(v), mode).0)),
-        Ty::F16 => Box::new(move |v| u64::from(F16::round(before(v), mode).0)),
-        Ty::F32 => Box::new(move |v| {
+        Ty::Bf16 => place.lift(move |v| u64::from(Bf16::round(before(v), mode).0)),
+        Ty::F16 => place.lift(move |v| u64::from(F16::round(before(v), mode).0)),
+        Ty::F32 => place.lift(move |v| {
             let v = to_f32(before(v), mode);
             u64::from(canonical(if ftz { flush(v) } else { v }).to_bits())
         }),
-        Ty::F64 => Box::new(move |v| canonical64(before(v)).to_bits()),
-        _ => return Err("this conversion is not known".to_owned()),
-    })
+        Ty::F64 => place.lift(move |v| canonical64(before(v)).to_bits()),
+        _ => Err("this conversion is not known".to_owned()),
+    }
 }
 
 /// f32 bits to bf16, to nearest even.

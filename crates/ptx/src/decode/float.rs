@@ -5,7 +5,8 @@
 use super::{Decode, Decoder, Inst};
 use crate::code::Action;
 use crate::num::{
-    Round, add_odd, canonical, canonical64, div_odd, flush, fma_odd, max_number, min_number, saturate, sqrt_odd, to_f32,
+    Round, add_odd, canonical, canonical64, div_odd, flush, fma, fma_odd, max_number, min_number, saturate, sqrt_odd,
+    to_f32,
 };
 use crate::types::Ty;
 
@@ -91,7 +92,7 @@ impl<'a> Decoder<'a, '_> {
             "add" if plain => self.op2::<f32>(i, |a, b| canonical(a + b)),
             "sub" if plain => self.op2::<f32>(i, |a, b| canonical(a - b)),
             "mul" if plain => self.op2::<f32>(i, |a, b| canonical(a * b)),
-            "fma" | "mad" if plain => self.op3::<f32>(i, |a, b, c| canonical(a.mul_add(b, c))),
+            "fma" | "mad" if plain => self.op3::<f32>(i, |a, b, c| canonical(fma(a, b, c))),
             "add" => {
                 self.op2::<f32>(i, move |a, b| mode.output(add_odd(f64::from(mode.input(a)), f64::from(mode.input(b)))))
             }

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use crate::PtxError;
 use crate::code::{Action, Code, Instr, Kernel, LaneMask, Special};
 use crate::control_flow;
+use crate::error::Space;
 use crate::num::Typed;
 use crate::parse::{Ast, Function, Instruction, Kind, Operand, VarSpace, Variable};
 use crate::regs::{Lane, Pred, PredSource, Reg, RegRef, Regs};
@@ -47,6 +48,15 @@ pub fn kernel<'a>(ast: &'a Ast<'a>, names: &Names<'a>, entry: usize) -> Result<K
         functions.push(Decoder::new(ast, names, &shared, &order, index).function(function)?);
     }
     let function = &ast.functions[entry];
+    let granule = |space: Space| {
+        let actions = functions.iter().flat_map(|f| &f.instrs).flat_map(|i| i.action.accesses()).flatten();
+        let bytes = actions.filter_map(|(s, bytes)| match s {
+            Space::Generic => Some(1),
+            _ => (s == space).then_some(bytes),
+        });
+        bytes.min().unwrap_or(16).min(16).trailing_zeros()
+    };
+    let (shared_granule, global_granule) = (granule(Space::Shared), granule(Space::Global));
     let param_bytes = functions[0].params.last().map_or(0, |(offset, bytes)| offset + bytes) as usize;
     Ok(Kernel {
         name: function.name.to_owned(),
@@ -54,6 +64,8 @@ pub fn kernel<'a>(ast: &'a Ast<'a>, names: &Names<'a>, entry: usize) -> Result<K
         param_bytes,
         static_shared,
         dynamic_shared,
+        shared_granule,
+        global_granule,
         max_threads: function.max_threads,
         required: function.required,
     })
@@ -164,6 +176,8 @@ pub(crate) struct Decoder<'a, 'b> {
     literals64: HashMap<u64, u32>,
     reads: Vec<RegRef>,
     writes: Vec<RegRef>,
+    /// What each instruction reads and writes.
+    touched: Vec<(Vec<RegRef>, Vec<RegRef>)>,
 }
 
 impl<'a, 'b> Decoder<'a, 'b>
@@ -192,6 +206,7 @@ where
             literals64: HashMap::new(),
             reads: Vec::new(),
             writes: Vec::new(),
+            touched: Vec::new(),
         }
     }
 
@@ -246,8 +261,24 @@ where
         self.code.literals32 = self.literals32.iter().map(|(v, i)| (*i, *v)).collect();
         self.code.literals64 = self.literals64.iter().map(|(v, i)| (*i, *v)).collect();
         self.code.frame_bytes = self.code.frame_bytes.next_multiple_of(16);
+        self.number_registers();
         control_flow::set_meeting_points(&mut self.code.instrs);
         Ok(self.code)
+    }
+
+    /// What instructions read and write, by the numbers that registers have now that all are known.
+    fn number_registers(&mut self) {
+        let code = &self.code;
+        let numbers = |list: &[RegRef]| -> Box<[u32]> { list.iter().map(|r| code.number(*r)).collect() };
+        let all: Vec<_> = self.touched.iter().map(|(reads, writes)| (numbers(reads), numbers(writes))).collect();
+        let literals32 = code.literals32.iter().map(|(i, _)| RegRef::B32(*i));
+        let literals64 = code.literals64.iter().map(|(i, _)| RegRef::B64(*i));
+        let specials = code.specials.iter().map(|(r, _)| *r);
+        let preset = literals32.chain(literals64).chain(specials).map(|r| code.number(r)).collect();
+        self.code.preset = preset;
+        for (instr, (reads, writes)) in self.code.instrs.iter_mut().zip(all) {
+            (instr.reads, instr.writes) = (reads, writes);
+        }
     }
 
     fn signature(&mut self, function: &'a Function<'a>) {
@@ -402,21 +433,15 @@ where
     }
 
     fn instruction(&mut self, instruction: &Instruction<'a>, line: usize) -> Decode<Instr> {
-        self.reads.clear();
-        self.writes.clear();
         let guard = match instruction.guard {
             Some((name, negated)) => Some(PredSource { pred: self.pred_name(name)?, negated }),
             None => None,
         };
+        // The guard is looked at in all lanes, and checked on its own.
+        self.reads.clear();
         let action = self.action(&Inst::new(instruction))?;
-        Ok(Instr {
-            guard,
-            action,
-            meet: u32::MAX,
-            line: line as u32,
-            reads: self.reads.as_slice().into(),
-            writes: self.writes.as_slice().into(),
-        })
+        self.touched.push((std::mem::take(&mut self.reads), std::mem::take(&mut self.writes)));
+        Ok(Instr { guard, action, meet: u32::MAX, line: line as u32, reads: Box::default(), writes: Box::default() })
     }
 
     fn action(&mut self, i: &Inst<'a, '_>) -> Decode<Action> {
