@@ -196,6 +196,12 @@ pub enum BenchJob {
     /// 6 layers, width 384, vocabulary 512, batch 16 x 256
     #[value(name = "train-10m")]
     Train10m,
+    /// GPT-2 small, 32 x 1024, 16 times a step: for a GPU, and only if asked for
+    #[value(name = "train-gpt2")]
+    TrainGpt2,
+    /// GPT-3's 1.3B, 8 x 2048, 8 times a step: for a GPU, and only if asked for
+    #[value(name = "train-1.3b")]
+    Train1300m,
     /// One sequence from a 124M model in bf16
     #[value(name = "decode-124m")]
     Decode124m,

@@ -35,6 +35,8 @@ pub fn run(machine: &MachineArgs, args: BenchArgs) -> Result<()> {
             BenchJob::Train124m => train::run(&bench, &args, train::Shape::M124)?,
             BenchJob::Train30m => train::run(&bench, &args, train::Shape::M30)?,
             BenchJob::Train10m => train::run(&bench, &args, train::Shape::M10)?,
+            BenchJob::TrainGpt2 => train::run(&bench, &args, train::Shape::GPT2)?,
+            BenchJob::Train1300m => train::run(&bench, &args, train::Shape::M1300)?,
             BenchJob::Decode124m => decode::run(&bench)?,
             BenchJob::EncodeGpt2 => text::encode(&bench, &args)?,
             BenchJob::BpeTrain => text::bpe_train(&bench, &args)?,

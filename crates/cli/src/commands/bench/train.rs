@@ -20,26 +20,50 @@ pub struct Shape {
     n_layers: usize,
     d_model: usize,
     n_vocab: usize,
+    d_head: usize,
     batch: usize,
     n_ctx: usize,
+    /// Batches whose gradients are added in a step.
+    micro_batches: usize,
 }
 
 impl Shape {
-    pub const M124: Self =
-        Self { job: "train-124m", n_layers: 12, d_model: 768, n_vocab: 50_257, batch: 4, n_ctx: 512 };
-    pub const M30: Self = Self { job: "train-30m", n_layers: 6, d_model: 384, n_vocab: 50_257, batch: 8, n_ctx: 256 };
-    pub const M10: Self = Self { job: "train-10m", n_layers: 6, d_model: 384, n_vocab: 512, batch: 16, n_ctx: 256 };
+    pub const M124: Self = Self {
+        job: "train-124m",
+        n_layers: 12,
+        d_model: 768,
+        n_vocab: 50_257,
+        d_head: 64,
+        batch: 4,
+        n_ctx: 512,
+        micro_batches: 1,
+    };
+    pub const M30: Self = Self { job: "train-30m", n_layers: 6, d_model: 384, batch: 8, n_ctx: 256, ..Self::M124 };
+    pub const M10: Self = Self { job: "train-10m", n_vocab: 512, batch: 16, ..Self::M30 };
+    /// GPT-2 small as it is trained on a card: half a million tokens a step.
+    pub const GPT2: Self = Self { job: "train-gpt2", batch: 32, n_ctx: 1024, micro_batches: 16, ..Self::M124 };
+    /// GPT-3's 1.3B in width and depth.
+    pub const M1300: Self = Self {
+        job: "train-1.3b",
+        n_layers: 24,
+        d_model: 2048,
+        d_head: 128,
+        batch: 8,
+        n_ctx: 2048,
+        micro_batches: 8,
+        ..Self::M124
+    };
 
     fn config(self) -> Result<ModelConfig> {
         let mut config = ModelConfig::preset("gpt2", Some(self.n_vocab))?;
         (config.n_layers, config.d_model, config.d_ff) = (self.n_layers, self.d_model, 4 * self.d_model);
-        (config.n_heads, config.n_kv_heads) = (self.d_model / 64, self.d_model / 64);
+        (config.n_heads, config.n_kv_heads) = (self.d_model / self.d_head, self.d_model / self.d_head);
         config.n_ctx = self.n_ctx;
         Ok(config)
     }
 
     fn tokens(self) -> usize {
-        self.batch * self.n_ctx
+        self.batch * self.n_ctx * self.micro_batches
     }
 }
 
