@@ -28,7 +28,7 @@ struct Matmul {
     unsigned part;
     unsigned end;
     unsigned function;
-    unsigned aligned;  // 1: P, 2: Q can be read 16 bytes at a time; 4: what is written, eight columns at a time
+    unsigned aligned;  // 1: P, 2: Q can be read 16 bytes at a time; 4: four outputs side by side can be finished at once
 };
 
 #if defined(ELEM_BF16)
@@ -156,9 +156,17 @@ __device__ __forceinline__ void matmul_tile(const Matmul& a) {
                 tile[q * LINE + p] = total[i][j][c];
             }
     __syncthreads();
-    for (unsigned i = thread; i < BP * BQ; i += THREADS) {
+#pragma unroll 1
+    for (unsigned i = thread * 4; i < BP * BQ; i += THREADS * 4) {
         const unsigned q = first_q + i / BP, p = first_p + i % BP;
-        if (q < a.nq && p < a.np) finish(a, q, p, tile[i / BP * LINE + i % BP]);
+        if (q >= a.nq || p >= a.np) continue;
+        const float* sums = tile + i / BP * LINE + i % BP;
+        if (a.aligned & 4) {
+            finish_four(a, q, p, *reinterpret_cast<const float4*>(sums));
+        } else {
+#pragma unroll 1
+            for (unsigned j = 0; j < 4 && p + j < a.np; ++j) finish(a, q, p + j, sums[j]);
+        }
     }
 }
 

@@ -147,7 +147,13 @@ fn launch<E: CudaElem>(backend: &CudaBackend<E>, product: Product) {
         Form::Input => (np, nk),
         Form::Weight => (np, nq),
     };
-    let aligned = usize::from(p.aligned(E::KIND, p_inside)) | usize::from(q.aligned(E::KIND, q_inside)) << 1;
+    // Four outputs side by side: 16 bytes as f32.
+    let whole = np.is_multiple_of(4)
+        && out.stride.is_multiple_of(4)
+        && [out.address, bias, aux, aux_out].iter().all(|address| address.is_multiple_of(16));
+    let aligned = usize::from(p.aligned(E::KIND, p_inside))
+        | usize::from(q.aligned(E::KIND, q_inside)) << 1
+        | usize::from(whole) << 2;
     let args = Args::new()
         .address(p.address)
         .address(q.address)

@@ -101,16 +101,31 @@ impl Layout {
     }
 }
 
-/// One panel's piece of each plane.
-struct Panel<'a> {
+/// Some panels' piece of each plane.
+struct Panels<'a> {
     codes: &'a mut [u8],
     highs: &'a mut [u8],
     factors: &'a mut [u8],
     halves: &'a mut [u8],
 }
 
-impl Panel<'_> {
-    /// Fills in one output's blocks.
+impl<'a> Panels<'a> {
+    /// Takes as many bytes off the front of each plane.
+    fn split_off(&mut self, sizes: [usize; 4]) -> Panels<'a> {
+        let front = |plane: &mut &'a mut [u8], size: usize| {
+            let (front, rest) = std::mem::take(plane).split_at_mut(size);
+            *plane = rest;
+            front
+        };
+        Panels {
+            codes: front(&mut self.codes, sizes[0]),
+            highs: front(&mut self.highs, sizes[1]),
+            factors: front(&mut self.factors, sizes[2]),
+            halves: front(&mut self.halves, sizes[3]),
+        }
+    }
+
+    /// Fills in the blocks of one output of the first panel.
     fn put_row(&mut self, kind: QuantKind, layout: Layout, lane: usize, row: &[u8]) {
         let mut unpacked = Unpacked::default();
         for (number, block) in row.chunks_exact(kind.block_bytes()).enumerate() {
@@ -155,23 +170,33 @@ impl Panel<'_> {
     }
 }
 
-/// Puts the blocks of a part into the layout of the kernels.
+/// Puts the blocks of a part into the layout of the kernels, on all of the machine's cores: models have many of them.
 fn pack(part: &QuantPart<'_>, d_in: usize) -> Vec<u8> {
     let layout = Layout::of(part.kind);
     let (starts, bytes) = layout.planes(part.rows, d_in);
     let sizes = layout.panel_bytes(d_in);
     let mut planes = vec![0; bytes];
     let row_bytes = part.kind.bytes(d_in);
-    for (number, rows) in part.blocks.chunks(row_bytes * PANEL).enumerate() {
-        let at = |plane: usize| starts[plane] + number * sizes[plane];
-        let (codes, rest) = planes[at(0)..].split_at_mut(at(1) - at(0));
-        let (highs, rest) = rest.split_at_mut(at(2) - at(1));
-        let (factors, halves) = rest.split_at_mut(at(3) - at(2));
-        let mut panel = Panel { codes, highs, factors, halves };
-        for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-            panel.put_row(part.kind, layout, lane, row);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let panels = part.rows.div_ceil(PANEL).div_ceil(workers);
+
+    let (codes, rest) = planes.split_at_mut(starts[1]);
+    let (highs, rest) = rest.split_at_mut(starts[2] - starts[1]);
+    let (factors, halves) = rest.split_at_mut(starts[3] - starts[2]);
+    let mut left = Panels { codes, highs, factors, halves };
+    std::thread::scope(|scope| {
+        for rows in part.blocks.chunks(row_bytes * PANEL * panels) {
+            let mut mine = left.split_off(sizes.map(|size| size * rows.len().div_ceil(row_bytes * PANEL)));
+            scope.spawn(move || {
+                for rows in rows.chunks(row_bytes * PANEL) {
+                    let mut panel = mine.split_off(sizes);
+                    for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+                        panel.put_row(part.kind, layout, lane, row);
+                    }
+                }
+            });
         }
-    }
+    });
     planes
 }
 
