@@ -128,9 +128,7 @@ impl Value {
 
 #[inline(always)]
 fn piece<const N: usize>(memory: &[u8], at: usize) -> [u8; N] {
-    let mut out = [0; N];
-    out.copy_from_slice(&memory[at..at + N]);
-    out
+    memory[at..].first_chunk().copied().unwrap_or([0; N])
 }
 
 /// Little-endian bytes, at most eight, as a number.
@@ -259,7 +257,8 @@ impl Block<'_> {
                 each(mask, |lane| self.shared_races.note(batch.offsets[lane] as usize, bytes, access, (warp, lane)))
             }
             Space::Global if self.checks.global_races => {
-                each(mask, |lane| self.global_races.note(batch.offsets[lane] as usize, bytes, access))
+                let noted = self.global_races.note_all(&batch.offsets, mask, bytes, access);
+                noted.map_err(|(lane, kind)| LaneFault { lane, kind })
             }
             _ => Ok(()),
         }

@@ -213,6 +213,48 @@ impl GlobalRaces {
         self.block = (self.block + 1) % ATOMIC;
     }
 
+    /// The accesses of a warp's lanes, each within a page; on failure also says which lane.
+    #[inline]
+    pub fn note_all(
+        &mut self,
+        offsets: &[u64; LANES],
+        mask: u32,
+        bytes: usize,
+        access: Access,
+    ) -> Result<(), (usize, FaultKind)> {
+        let page_mask = (1u64 << PAGE_SHIFT) - 1;
+        let per_page_shift = PAGE_SHIFT - self.shift;
+        let mut rest = mask;
+        let mut before = u64::MAX;
+        let (mut page, mut start) = (u64::MAX, 0usize);
+        while rest != 0 {
+            let lane = rest.trailing_zeros() as usize % LANES;
+            rest &= rest - 1;
+            let at = offsets[lane];
+            // Many lanes read one place; one note of it is enough. Of writes too, as lanes of a block do not race here.
+            if at == before {
+                continue;
+            }
+            before = at;
+            if access == Access::Read {
+                if at >> PAGE_SHIFT != page {
+                    page = at >> PAGE_SHIFT;
+                    start = (self.pages[page as usize] as usize).wrapping_sub(1) << per_page_shift;
+                }
+                // Of what this block has read before, and nobody else written, there is nothing new.
+                let first = start.wrapping_add(((at & page_mask) >> self.shift) as usize);
+                let last = start.wrapping_add((((at & page_mask) + bytes as u64 - 1) >> self.shift) as usize);
+                let known = |t: &Touched| t.reader == self.block && (t.writer == 0 || t.writer == self.block);
+                if self.touched.get(first..=last).is_some_and(|list| list.iter().all(known)) {
+                    continue;
+                }
+                page = u64::MAX;
+            }
+            self.note(at as usize, bytes, access).map_err(|kind| (lane, kind))?;
+        }
+        Ok(())
+    }
+
     /// An access of the block, within a page.
     #[inline]
     pub fn note(&mut self, at: usize, bytes: usize, access: Access) -> Result<(), FaultKind> {
