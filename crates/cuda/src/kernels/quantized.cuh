@@ -42,36 +42,40 @@ __device__ __forceinline__ float half_to_float(u16 bits) {
     return x;
 }
 
-// Scale and offset of each group of 32 values of an output.
+// Scale and offset of each group of 32 values of an output, as they lie in memory until they are used: so that nothing waits for
+// them before.
 struct Scales {
-    float scale[GROUPS], offset[GROUPS];
+    unsigned halves, factors;
 
     __device__ __forceinline__ void load(const Quantized& a, unsigned panel, unsigned slab, unsigned lane) {
         const size_t at = static_cast<size_t>(panel) * a.slabs + slab;
         const size_t block = SUPER ? static_cast<size_t>(panel) * (a.slabs / 8) + slab / 8 : at;
-        const u16* halves = a.halves + (block * 32 + lane) * (1 + OFFSETS);
-        const float whole_scale = half_to_float(halves[0]);
-        const float whole_offset = OFFSETS ? half_to_float(halves[OFFSETS]) : 0.0f;
-#if SUPER
-        const unsigned char* factors = a.factors + (at * 32 + lane) * FACTOR_BYTES;
-#if GROUPS * (1 + OFFSETS) == 4
-        const unsigned bytes = *reinterpret_cast<const unsigned*>(factors);
+#if OFFSETS
+        halves = reinterpret_cast<const unsigned*>(a.halves)[block * 32 + lane];
 #else
-        const unsigned bytes = *reinterpret_cast<const u16*>(factors);
+        halves = a.halves[block * 32 + lane];
 #endif
-#pragma unroll
-        for (unsigned g = 0; g < GROUPS; ++g) {
-            // Multipliers of scales may be negative; those of offsets are below 64.
-            scale[g] = __fmul_rn(whole_scale, static_cast<float>(static_cast<signed char>(bytes >> 8 * g)));
-            offset[g] = OFFSETS
-                ? __fmul_rn(whole_offset, -static_cast<float>(bytes >> 8 * (GROUPS + g) & 255))
-                : 0.0f;
-        }
+#if !SUPER
+        factors = 0;
+#elif GROUPS * (1 + OFFSETS) == 4
+        factors = reinterpret_cast<const unsigned*>(a.factors)[at * 32 + lane];
 #else
-        // One group a block, whose offset is added.
-        scale[0] = whole_scale;
-        offset[0] = whole_offset;
+        factors = reinterpret_cast<const u16*>(a.factors)[at * 32 + lane];
 #endif
+    }
+
+    // No product is ever rounded: a scale has 11 bits, a multiplier 8.
+    __device__ __forceinline__ float scale(unsigned group) const {
+        const float whole = half_to_float(static_cast<u16>(halves));
+        // Multipliers of scales may be negative; those of offsets are below 64.
+        return SUPER ? __fmul_rn(whole, static_cast<float>(static_cast<signed char>(factors >> 8 * group))) : whole;
+    }
+
+    // What is added: one group a block has its offset as it is.
+    __device__ __forceinline__ float offset(unsigned group) const {
+        if (!OFFSETS) return 0.0f;
+        const float whole = half_to_float(static_cast<u16>(halves >> 16));
+        return SUPER ? __fmul_rn(whole, -static_cast<float>(factors >> 8 * (GROUPS + group) & 255)) : whole;
     }
 };
 
@@ -121,8 +125,8 @@ struct Slab {
     __device__ __forceinline__ float value(unsigned i) const {
         const unsigned byte = quad(i / 4) >> 8 * (i % 4) & 255;
         const int code = LOW == 8 ? static_cast<signed char>(byte) : static_cast<int>(byte);
-        const float product = __fmul_rn(scales.scale[i / (4 * GROUP_QUADS)], static_cast<float>(code - ZERO));
-        return OFFSETS ? __fadd_rn(product, scales.offset[i / (4 * GROUP_QUADS)]) : product;
+        const float product = __fmul_rn(scales.scale(i / (4 * GROUP_QUADS)), static_cast<float>(code - ZERO));
+        return OFFSETS ? __fadd_rn(product, scales.offset(i / (4 * GROUP_QUADS))) : product;
     }
 };
 
@@ -245,8 +249,8 @@ extern "C" __global__ void __launch_bounds__(128) rounded_many(Quantized a) {
                     for (unsigned c = 0; c < 4; ++c) {
                         const Scales& output = scales[m][c / 2];
                         out[m][n][c] = chain(
-                            out[m][n][c], __fmul_rn(output.scale[g], row[c % 2].scale), static_cast<float>(dots[c]),
-                            output.offset[g], row[c % 2].offset_sum(g));
+                            out[m][n][c], __fmul_rn(output.scale(g), row[c % 2].scale), static_cast<float>(dots[c]),
+                            output.offset(g), row[c % 2].offset_sum(g));
                     }
                 }
         }
@@ -280,14 +284,19 @@ __device__ __forceinline__ void rounded_few(const Quantized& a) {
     __shared__ float low_parts[ROWS][32];
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, panel = blockIdx.x;
     float out = 0;
+    Slab slabs[EACH];
+    auto load = [&](unsigned first) {
+#pragma unroll
+        for (unsigned i = 0; i < EACH; ++i)
+            if (first + i * 8 + warp < a.slabs) slabs[i].load(a, panel, first + i * 8 + warp, lane);
+    };
+    load(0);
     for (unsigned first = 0; first < a.slabs; first += PHASE) {
         __syncthreads();
 #pragma unroll
         for (unsigned i = 0; i < EACH; ++i) {
             const unsigned place = i * 8 + warp, s = first + place;
-            if (s >= a.slabs) break;
-            Slab slab;
-            slab.load(a, panel, s, lane);
+            if (s >= a.slabs) continue;
 #pragma unroll
             for (unsigned v = 0; v < ROWS; ++v) {
                 Block block;
@@ -296,12 +305,14 @@ __device__ __forceinline__ void rounded_few(const Quantized& a) {
                 for (unsigned g = 0; g < GROUPS; ++g) {
                     float2* to = links + ((place * GROUPS + g) * ROWS + v) * LINKS * 32 + lane;
                     to[0] = make_float2(
-                        __fmul_rn(slab.scales.scale[g], block.summary.scale), group_sum(slab, block, g));
+                        __fmul_rn(slabs[i].scales.scale(g), block.summary.scale), group_sum(slabs[i], block, g));
                     if (OFFSETS)
-                        to[(LINKS - 1) * 32] = make_float2(slab.scales.offset[g], block.summary.offset_sum(g));
+                        to[(LINKS - 1) * 32] = make_float2(slabs[i].scales.offset(g), block.summary.offset_sum(g));
                 }
             }
         }
+        // The next slabs are on their way while the chain is followed.
+        load(first + PHASE);
         __syncthreads();
         if (warp < ROWS) {
             const unsigned n = min(PHASE, a.slabs - first) * GROUPS;
