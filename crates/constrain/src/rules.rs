@@ -51,6 +51,10 @@ impl EngineConstraint for Following {
     fn is_complete(&self) -> bool {
         self.matcher.is_finished() || self.matcher.left() == Some(0)
     }
+
+    fn fork(&self) -> Box<dyn EngineConstraint> {
+        Box::new(Self { matcher: self.matcher.clone(), is_spent: self.is_spent.clone() })
+    }
 }
 
 impl ConstraintSource for Compiled {

@@ -23,6 +23,9 @@ pub trait Constraint: Send {
 
     /// Whether it is fulfilled and nothing can follow.
     fn is_complete(&self) -> bool;
+
+    /// A copy that goes on by itself, for beam search.
+    fn fork(&self) -> Box<dyn Constraint>;
 }
 
 /// What an answer must look like, ready to be followed by any number of answers.

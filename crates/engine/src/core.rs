@@ -1,5 +1,10 @@
 //! The heart of the engine: plan, step, choose, report.
 
+mod beams;
+mod check;
+mod report;
+mod totals;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::slice::ChunksExact;
@@ -7,12 +12,15 @@ use std::slice::ChunksExact;
 use verve_model::{StepBatch, StepLimits};
 use verve_ops::{KV_BLOCK, Real};
 
+use self::beams::is_searched;
+use self::report::{report_recorded, score};
+pub use self::totals::Totals;
 use crate::draft::Drafter;
 use crate::error::EngineError;
 use crate::group::{Group, Tools};
 use crate::model::StepModel;
 use crate::params::SamplingParams;
-use crate::request::{AnswerToken, Event, Finish, FinishReason, MAX_CHOICES, OnEvent, Pooling, Request};
+use crate::request::{Event, FinishReason, MAX_CHOICES, OnEvent, Pooling, Request};
 use crate::sampler::Sampler;
 use crate::schedule::{Outcome, Outputs, Plan, Scheduler, SchedulerLimits, Segment, Submission};
 use crate::vocabulary::Vocabulary;
@@ -32,41 +40,6 @@ impl CoreOptions {
     /// Everything that makes answers come sooner, but guesses.
     pub fn for_limits(limits: StepLimits) -> Self {
         Self { max_prompt_rows: limits.max_rows, max_outputs: limits.max_rows, share_prefixes: true }
-    }
-}
-
-/// Work done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Passes through the model.
-    pub steps: usize,
-    /// Tokens computed: of prompts, of answers but for their last, and guesses.
-    pub rows: usize,
-    /// Tokens of prompts and preempted answers that were found in the cache.
-    pub n_found: usize,
-    /// Tokens chosen.
-    pub n_generated: usize,
-    /// Tokens guessed.
-    pub n_guessed: usize,
-    /// Guesses that were right.
-    pub n_right: usize,
-    /// How often a sequence lost its place.
-    pub n_preempted: usize,
-}
-
-impl Totals {
-    /// What has been done since then.
-    #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            steps: self.steps - before.steps,
-            rows: self.rows - before.rows,
-            n_found: self.n_found - before.n_found,
-            n_generated: self.n_generated - before.n_generated,
-            n_guessed: self.n_guessed - before.n_guessed,
-            n_right: self.n_right - before.n_right,
-            n_preempted: self.n_preempted - before.n_preempted,
-        }
     }
 }
 
@@ -285,10 +258,10 @@ impl Run<'_> {
             if request.prompt.is_empty() { self.vocabulary.start_prompt() } else { &request.prompt }.to_vec();
         let (priority, client) = (request.priority, request.client);
         let every_row = request.prompt_logprobs.is_some() || request.embed == Some(Pooling::Mean);
-        let mut group = Group::new(request, &prompt, max_new)?;
+        let mut group = Group::new(request, &prompt, max_new, self.vocabulary)?;
         group.request.prompt = prompt;
-        for choice in 0..group.n_sequences() {
-            self.scheduler.submit(Submission {
+        for choice in 0..group.n_first() {
+            group.arrival = self.scheduler.submit(Submission {
                 id: sequence_id(name, choice),
                 tokens: group.request.prompt.clone(),
                 max_new,
@@ -301,53 +274,10 @@ impl Run<'_> {
         Ok(name)
     }
 
-    /// Checks a request and returns how many tokens its answers may have.
-    fn check(&self, request: &Request) -> Result<usize, EngineError> {
-        let Request { params, n, best_of, prompt_logprobs, embed, .. } = request;
-        params.validate(self.vocabulary)?;
-        let wrong =
-            |field, found: usize, allowed: String| EngineError::Parameter { field, found: found.to_string(), allowed };
-        if *n == 0 || *n > MAX_CHOICES {
-            return Err(wrong("n", *n, format!("from 1 to {MAX_CHOICES}")));
-        }
-        if *best_of != 0 && !(*n..=MAX_CHOICES).contains(best_of) {
-            return Err(wrong("best_of", *best_of, format!("from n, which is {n}, to {MAX_CHOICES}")));
-        }
-        let limit = self.vocabulary.n_vocab();
-        if let Some(k) = prompt_logprobs.filter(|&k| k > limit) {
-            return Err(wrong("prompt_logprobs", k, format!("from 0 to {limit}, the size of the vocabulary")));
-        }
-        if embed.is_some() && (prompt_logprobs.is_some() || request.constraint.is_some()) {
-            return Err(EngineError::Parameter {
-                field: "embed",
-                found: "set together with prompt_logprobs or a constraint".to_owned(),
-                allowed: "asked for alone: such a request has no logits".to_owned(),
-            });
-        }
-        let generates = embed.is_none();
-        if params.max_tokens == 0 && generates && prompt_logprobs.is_none() {
-            return Err(wrong("max_tokens", 0, "at least 1".to_owned()));
-        }
-        let prompt = if request.prompt.is_empty() { self.vocabulary.start_prompt() } else { &request.prompt };
-        if prompt.is_empty() {
-            return Err(EngineError::EmptyPrompt);
-        }
-        if let Some(index) = prompt.iter().position(|&id| id as usize >= limit) {
-            return Err(EngineError::TokenId { index, found: prompt[index], limit });
-        }
-        if prompt.len() > self.n_ctx {
-            return Err(EngineError::PromptTooLong { n_prompt: prompt.len(), n_ctx: self.n_ctx });
-        }
-        let max_new = if generates { longest_answer(self.n_ctx, prompt.len(), params) } else { 0 };
-        let n_blocks = self.scheduler.blocks().n_blocks();
-        if Scheduler::blocks_needed(prompt.len(), max_new) > n_blocks {
-            let needed = Scheduler::tokens_needed(prompt.len(), max_new);
-            return Err(EngineError::CacheTooSmall { needed, capacity: n_blocks * KV_BLOCK });
-        }
-        Ok(max_new)
-    }
-
     fn cancel(&mut self, request: usize, on_event: OnEvent<'_>) {
+        if self.cancel_search(request, on_event) {
+            return;
+        }
         let Some(mut group) = self.groups.remove(&request) else { return };
         for choice in 0..group.n_sequences() {
             let is_open = group.choices.get(choice).is_none_or(|choice| !choice.is_complete);
@@ -384,6 +314,8 @@ impl Run<'_> {
     fn plan(&mut self) -> Result<Plan, EngineError> {
         if let Some(drafter) = &mut self.drafter {
             let mut guesses = self.scheduler.guessable();
+            // Of many hypotheses most are given up soon.
+            guesses.retain(|guess| !is_searched(&self.groups, guess.id));
             if !guesses.is_empty() {
                 drafter.guess(&mut guesses)?;
             }
@@ -444,6 +376,11 @@ impl Run<'_> {
                 self.scheduler.complete(segment, &chosen, outcome);
                 self.chosen = chosen;
                 self.end_if_over(request, on_event);
+                if outcome == Outcome::Hold
+                    && let Err(error) = self.advance(request, on_event)
+                {
+                    self.fail(request, error, on_event);
+                }
             }
             Err(error) => self.fail(request, error, on_event),
         }
@@ -466,6 +403,14 @@ impl Run<'_> {
         }
         if !segment.samples {
             return Ok(Outcome::Continue);
+        }
+        if let Some(search) = &mut group.search {
+            let mut tools =
+                Tools { vocabulary: self.vocabulary, sampler: &mut self.sampler, allowed: &mut self.allowed };
+            if let Some(logits) = logits.last() {
+                search.take(choice, logits, &group.request.params, &mut tools)?;
+            }
+            return Ok(Outcome::Hold);
         }
         if group.choices.is_empty() {
             // Nothing was to be generated.
@@ -541,53 +486,6 @@ impl Run<'_> {
             self.groups.remove(&request);
         } else if group.is_unwanted {
             self.cancel(request, on_event);
-        }
-    }
-}
-
-/// Adds the log-probabilities of the prompt's tokens that follow a segment's outputs; reports them when they are complete.
-fn score<R: Real>(
-    group: &mut Group,
-    segment: &Segment,
-    logits: ChunksExact<'_, R>,
-    sampler: &mut Sampler,
-    request: usize,
-    on_event: OnEvent<'_>,
-) -> Result<(), EngineError> {
-    let Some(n) = group.request.prompt_logprobs else { return Ok(()) };
-    let prompt = &group.request.prompt;
-    if group.scored.len() == prompt.len() {
-        return Ok(());
-    }
-    if group.scored.is_empty() {
-        group.scored.push(AnswerToken { id: prompt[0], logprob: None, alternatives: Vec::new() });
-    }
-    for (position, logits) in segment.outputs.clone().zip(logits) {
-        let Some(&id) = prompt.get(position + 1) else { break };
-        let (logprob, alternatives) = sampler.logprobs_of(logits, id, n)?;
-        group.scored.push(AnswerToken { id, logprob: Some(logprob), alternatives: alternatives.to_vec() });
-    }
-    if group.scored.len() == prompt.len() {
-        group.is_unwanted |= on_event(Event::Prompt { request, tokens: &group.scored }).is_break();
-    }
-    Ok(())
-}
-
-/// Reports the likeliest answers, where only those are wanted.
-fn report_recorded(request: usize, group: &Group, on_event: OnEvent<'_>) {
-    let mut records: Vec<&crate::group::Record> = group.choices.iter().filter_map(|c| c.record.as_ref()).collect();
-    // Stable: of equally likely answers the first computed is the first.
-    records.sort_by(|a, b| b.likelihood().total_cmp(&a.likelihood()));
-    let others = records.iter().skip(group.request.n).map(|record| record.tokens.len()).sum();
-    for (choice, record) in records.into_iter().take(group.request.n).enumerate() {
-        for (AnswerToken { id, logprob, alternatives }, text) in &record.tokens {
-            let logprob = logprob.filter(|_| group.with_logprobs);
-            // The request is over, whatever is answered.
-            let _ = on_event(Event::Token { request, choice, id: *id, text, logprob, alternatives });
-        }
-        if let Some(finish) = record.finish {
-            let finish = Finish { n_discarded: if choice == 0 { others } else { 0 }, ..finish };
-            let _ = on_event(Event::Finished { request, choice, text: &record.last_text, finish });
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::draft::PromptLookup;
 use crate::error::EngineError;
 use crate::generate::Answers;
 use crate::model::StepModel;
-use crate::request::{MAX_CHOICES, OnEvent, Request};
+use crate::request::{OnEvent, Request};
 use crate::sampler::Sampler;
 use crate::schedule::Scheduler;
 use crate::vocabulary::Vocabulary;
@@ -82,8 +82,7 @@ impl EngineOptions {
             let max_new = if request.embed.is_some() { 0 } else { longest_answer(n_ctx, n_prompt, &request.params) };
             if n_prompt > n_ctx { 0 } else { Scheduler::blocks_needed(n_prompt, max_new) }
         };
-        let of_choices =
-            |request| std::iter::repeat_n(blocks(request), request.n.max(request.best_of).min(MAX_CHOICES));
+        let of_choices = |request: &Request| std::iter::repeat_n(blocks(request), request.n_sequences());
         let mut needed: Vec<usize> = requests.iter().flat_map(of_choices).collect();
         needed.sort_unstable_by(|a, b| b.cmp(a));
         let max_sequences = self.max_sequences.min(needed.len().max(1));

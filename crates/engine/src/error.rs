@@ -77,6 +77,14 @@ pub enum EngineError {
         /// Tokens of the answer before the one that was to be chosen.
         n_generated: usize,
     },
+    /// Beam search has come to an end with less than was asked for.
+    #[error("beam search has found {found} answers, not {n}: no others are allowed; ask for fewer or for more beams")]
+    TooFewAnswers {
+        /// Complete answers.
+        found: usize,
+        /// Answers asked for.
+        n: usize,
+    },
     /// A draft model that does not belong to the model.
     #[error("the draft model has {found} token ids, the model {n_vocab}: they must have the same tokenizer")]
     DraftVocabulary {

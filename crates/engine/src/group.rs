@@ -5,6 +5,7 @@ use std::sync::Arc;
 use verve_model::rng::Stream;
 use verve_ops::Real;
 
+use crate::beam::Search;
 use crate::constraint::{Constraint, guarded};
 use crate::error::EngineError;
 use crate::request::{AnswerToken, Finish, FinishReason, Pooling, Request};
@@ -22,6 +23,10 @@ pub(crate) struct Group {
     /// Tokens of the prompt found in the cache, once begun.
     pub(crate) n_cached: Option<usize>,
     pub(crate) choices: Vec<Choice>,
+    /// In place of choices, where the likeliest answers are searched for.
+    pub(crate) search: Option<Search>,
+    /// When its first sequence came.
+    pub(crate) arrival: u64,
     /// Answers that are not complete.
     pub(crate) n_open: usize,
     /// Log-probabilities of the prompt's tokens so far.
@@ -88,9 +93,17 @@ pub(crate) struct Tools<'a> {
 impl Group {
     /// # Errors
     /// A constraint that cannot be met.
-    pub(crate) fn new(mut request: Request, prompt: &[u32], max_new: usize) -> Result<Self, EngineError> {
+    pub(crate) fn new(
+        mut request: Request,
+        prompt: &[u32],
+        max_new: usize,
+        vocabulary: &Vocabulary,
+    ) -> Result<Self, EngineError> {
+        let beams = request.beams.filter(|_| max_new > 0);
+        let search = beams.map(|beams| Search::new(beams, &request, prompt, max_new, vocabulary)).transpose()?;
         let n_choices = match (max_new, request.best_of) {
-            // Nothing is generated.
+            // Nothing is generated, or it is not drawn.
+            _ if search.is_some() => 0,
             (0, _) => 0,
             (_, 0) => request.n,
             (_, best_of) => best_of,
@@ -122,6 +135,8 @@ impl Group {
             max_new,
             n_cached: None,
             choices,
+            search,
+            arrival: 0,
             n_open,
             scored: Vec::new(),
             with_logprobs,
@@ -135,8 +150,13 @@ impl Group {
         self.request.embed.is_some()
     }
 
-    /// Sequences that the request is computed with.
+    /// Sequences that the request is computed with, at most.
     pub(crate) fn n_sequences(&self) -> usize {
+        self.search.as_ref().map_or(self.choices.len().max(1), Search::width)
+    }
+
+    /// Sequences that it begins with.
+    pub(crate) fn n_first(&self) -> usize {
         self.choices.len().max(1)
     }
 
@@ -208,14 +228,15 @@ impl Group {
         let (n_prompt, n_cached) = (self.n_prompt, self.n_cached.unwrap_or(0));
         self.n_open -= 1;
         let Some(choice) = self.choices.get_mut(choice) else {
-            return ("", Finish { reason, n_prompt, n_cached, n_generated: 0, n_discarded: 0 });
+            return ("", Finish { reason, n_prompt, n_cached, n_generated: 0, n_discarded: 0, score: None });
         };
         choice.is_complete = true;
         let piece = choice.text.finish();
         // What was held back may complete a stop string, but does not undo a cancellation.
         let stopped = piece.stopped && reason != FinishReason::Cancelled;
         let reason = if stopped { FinishReason::Stop } else { reason };
-        let finish = Finish { reason, n_prompt, n_cached, n_generated: choice.n_generated, n_discarded: 0 };
+        let n_generated = choice.n_generated;
+        let finish = Finish { reason, n_prompt, n_cached, n_generated, n_discarded: 0, score: None };
         if let Some(record) = &mut choice.record {
             record.last_text.push_str(piece.text);
             record.finish = Some(finish);

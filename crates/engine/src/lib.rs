@@ -41,6 +41,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod beam;
 mod blocks;
 mod constraint;
 mod core;
@@ -59,6 +60,7 @@ mod text;
 mod thread;
 mod vocabulary;
 
+pub use beam::{BeamSearch, EarlyStopping};
 pub use blocks::BlockCache;
 pub use constraint::{Constraint, ConstraintSource};
 pub use core::{Core, CoreOptions, Totals};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use crate::beam::BeamSearch;
 use crate::constraint::ConstraintSource;
 use crate::error::EngineError;
 use crate::params::SamplingParams;
@@ -25,6 +26,9 @@ pub struct Request {
     /// Answers computed, of which the `n` likeliest (by the mean log-probability of their tokens) are reported, the
     /// likeliest first; 0 for `n`. Where it is more than `n`, they are reported when all are complete.
     pub best_of: usize,
+    /// Search for the likeliest answers instead of drawing some; the `n` best are reported when the search is over, the
+    /// best first, with their scores ([`Finish::score`]).
+    pub beams: Option<BeamSearch>,
     /// `Some(k)`: report the log-probability of each token of the prompt, and the `k` likeliest in its place.
     pub prompt_logprobs: Option<usize>,
     /// Report the prompt's hidden states as one vector instead of answering it.
@@ -42,6 +46,11 @@ impl Request {
     pub fn n_ends(&self) -> usize {
         if self.embed.is_some() || self.params.max_tokens == 0 { 1 } else { self.n }
     }
+
+    /// Sequences that it may be computed with at once.
+    pub(crate) fn n_sequences(&self) -> usize {
+        self.n.max(self.best_of).max(self.beams.map_or(0, |beams| beams.width)).min(MAX_CHOICES)
+    }
 }
 
 impl Default for Request {
@@ -52,6 +61,7 @@ impl Default for Request {
             params: SamplingParams::default(),
             n: 1,
             best_of: 0,
+            beams: None,
             prompt_logprobs: None,
             embed: None,
             constraint: None,
@@ -102,7 +112,7 @@ impl fmt::Display for FinishReason {
 }
 
 /// The end of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Finish {
     /// Why.
     pub reason: FinishReason,
@@ -113,8 +123,11 @@ pub struct Finish {
     pub n_cached: usize,
     /// Tokens chosen, an end-of-text token included.
     pub n_generated: usize,
-    /// Tokens of answers that were computed for `best_of` and are not reported; with the first answer only.
+    /// Tokens of answers that were computed for `best_of`, or chosen in a beam search, and are not reported; with the first
+    /// answer only.
     pub n_discarded: usize,
+    /// What beam search ranks the answer by, see [`BeamSearch`].
+    pub score: Option<f64>,
 }
 
 /// One token of a prompt or an answer.

@@ -106,6 +106,11 @@ impl Vocabulary {
         self.end_of_text.binary_search(&id).is_ok()
     }
 
+    /// How many tokens end a text.
+    pub(crate) fn n_ends_of_text(&self) -> usize {
+        self.end_of_text.len()
+    }
+
     /// What an empty prompt starts from.
     pub fn start(&self) -> Option<u32> {
         self.start

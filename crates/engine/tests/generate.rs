@@ -178,7 +178,14 @@ fn a_bad_request_fails_alone_and_says_why() {
     let expected = expected(&good(), 100);
     assert_eq!(
         expected.finish,
-        Some(Finish { reason: FinishReason::Length, n_prompt: 3, n_cached: 0, n_generated: 9, n_discarded: 0 })
+        Some(Finish {
+            reason: FinishReason::Length,
+            n_prompt: 3,
+            n_cached: 0,
+            n_generated: 9,
+            n_discarded: 0,
+            score: None
+        })
     );
     for (place, record) in found.iter().enumerate() {
         match place % 2 {
@@ -211,7 +218,7 @@ fn an_answer_ends_where_the_context_ends() {
     let requests = [request(&[1; 90], greedy(500)), request(&[1; 100], greedy(500)), request(&[2; 100], greedy(1))];
     let found = Mock::new(100, 32, 2, 4).run(&requests);
     let finish = |n_prompt, n_generated| {
-        Some(Finish { reason: FinishReason::Length, n_prompt, n_cached: 0, n_generated, n_discarded: 0 })
+        Some(Finish { reason: FinishReason::Length, n_prompt, n_cached: 0, n_generated, n_discarded: 0, score: None })
     };
     let finishes: Vec<_> = found.iter().map(|record| record.finish).collect();
     assert_eq!(finishes, [finish(90, 11), finish(100, 1), finish(100, 1)]);

@@ -65,6 +65,10 @@ impl Constraint for EveryThird {
     fn is_complete(&self) -> bool {
         self.end == Ending::Complete && self.n_accepted == self.length
     }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
 }
 
 impl ConstraintSource for EveryThird {
@@ -98,6 +102,12 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
         })
 }
 
+fn any_beams() -> impl Strategy<Value = BeamSearch> {
+    let stopping = prop::sample::select(vec![EarlyStopping::Heuristic, EarlyStopping::Full, EarlyStopping::Never]);
+    (2usize..7, prop::sample::select(vec![0.0, 1.0, 2.0, -1.0]), stopping)
+        .prop_map(|(width, length_penalty, early_stopping)| BeamSearch { width, length_penalty, early_stopping })
+}
+
 /// A prompt that begins like others do.
 fn any_prompt() -> impl Strategy<Value = Vec<u32>> {
     let cut = prop::sample::select(vec![0usize, 1, 63, 64, 65, 128, 140, 192]);
@@ -121,24 +131,32 @@ fn any_request(constraints: bool) -> impl Strategy<Value = Request> {
         any_prompt(),
         any_params(),
         (1usize..4, 0usize..3),
+        prop::option::weighted(0.3, any_beams()),
         prop::option::weighted(0.2, 0usize..3),
         prop::option::weighted(0.1, prop::sample::select(vec![Pooling::Mean, Pooling::Last])),
         prop::option::weighted(0.3, constraint).prop_map(move |constraint| constraint.filter(|_| constraints)),
         (-1i32..2, 0u64..3),
     )
-        .prop_map(|(prompt, params, (n, extra), prompt_logprobs, embed, constraint, (priority, client))| Request {
-            prompt,
-            params,
-            n,
-            best_of: if extra == 0 { 0 } else { n + extra },
-            // Vectors are asked for alone.
-            prompt_logprobs: prompt_logprobs.filter(|_| embed.is_none()),
-            embed,
-            constraint: constraint
-                .filter(|_| embed.is_none())
-                .map(|constraint| Arc::new(constraint) as Arc<dyn ConstraintSource>),
-            priority,
-            client,
+        .prop_map(|(prompt, params, (n, extra), beams, prompt_logprobs, embed, constraint, (priority, client))| {
+            Request {
+                prompt,
+                params: match beams {
+                    // Nothing is drawn.
+                    Some(_) if embed.is_none() => SamplingParams { temperature: 1.0, top_p: 1.0, ..params },
+                    _ => params,
+                },
+                n: beams.map_or(n, |beams| n.min(beams.width)),
+                best_of: if extra == 0 || (beams.is_some() && embed.is_none()) { 0 } else { n + extra },
+                beams: beams.filter(|_| embed.is_none()),
+                // Vectors are asked for alone.
+                prompt_logprobs: prompt_logprobs.filter(|_| embed.is_none()),
+                embed,
+                constraint: constraint
+                    .filter(|_| embed.is_none())
+                    .map(|constraint| Arc::new(constraint) as Arc<dyn ConstraintSource>),
+                priority,
+                client,
+            }
         })
 }
 
@@ -242,7 +260,7 @@ fn is_beginning(found: &Record, whole: &Record, request: &Request) -> bool {
         let mut whole = whole.clone();
         (0..request.n).all(|choice| one(found.clone().choice(choice), whole.choice(choice)))
     };
-    whole.error.is_some() || (prompt && (request.best_of > request.n || answers()))
+    whole.error.is_some() || (prompt && (request.best_of > request.n || request.beams.is_some() || answers()))
 }
 
 /// Of several answers that fail, the first to do so ends the request.
@@ -290,7 +308,9 @@ proptest! {
                 prop_assert!(visit.cancelled_after.is_some() && is_beginning(found, &whole, &visit.request));
             } else if whole.error.is_some() {
                 prop_assert!(same_error(found, &whole, &visit.request));
-            } else if visit.cancelled_after.is_none() || visit.request.best_of <= visit.request.n {
+            } else if visit.cancelled_after.is_none()
+                || (visit.request.best_of <= visit.request.n && visit.request.beams.is_none())
+            {
                 prop_assert_eq!(found, &whole);
             }
         }
@@ -495,11 +515,17 @@ fn real_visits(seed: u64) -> Vec<Visit> {
             n_logprobs: Some(2),
             ..SamplingParams::default()
         };
+        let beams = (number % 6 == 4).then(|| BeamSearch { width: 2 + number % 4, ..BeamSearch::default() });
+        let params = match beams {
+            Some(_) => SamplingParams { temperature: 0.0, top_p: 1.0, ..params },
+            None => params,
+        };
         let third = EveryThird { n_accepted: 0, length: 6, end: Ending::Complete, not_after_all: Vec::new() };
         let request = Request {
             prompt,
             params,
-            n: if number.is_multiple_of(9) { 3 } else { 1 },
+            n: if number.is_multiple_of(9) { 3.min(beams.map_or(3, |beams| beams.width)) } else { 1 },
+            beams: beams.filter(|_| number % 35 != 2),
             prompt_logprobs: number.is_multiple_of(7).then_some(1),
             embed: (number % 35 == 2).then_some(Pooling::Mean),
             constraint: (number % 5 == 1).then(|| Arc::new(third) as Arc<dyn ConstraintSource>),

@@ -1,5 +1,6 @@
 //! From logits to a token.
 
+mod candidates;
 mod dry;
 mod filters;
 mod history;
@@ -7,6 +8,7 @@ mod math;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use candidates::Candidate;
 pub(crate) use dry::MAX_REPEAT;
 pub use history::History;
 use math::{exp, first_of, ln, maximum, ranked_id, sum_exp};
@@ -103,7 +105,11 @@ impl Softmax {
     }
 
     fn logprob(self, logit: f32) -> f32 {
-        (f64::from(logit) - f64::from(self.max) - self.log_sum) as f32
+        self.logprob64(logit) as f32
+    }
+
+    fn logprob64(self, logit: f32) -> f64 {
+        f64::from(logit) - f64::from(self.max) - self.log_sum
     }
 }
 
@@ -203,11 +209,6 @@ impl Sampler {
         self.alternatives.clear();
         self.find_alternatives(n, softmax);
         Ok((logprob, &self.alternatives))
-    }
-
-    /// The likeliest tokens in place of the last one sampled, if they were asked for.
-    pub(crate) fn alternatives(&self) -> &[TokenLogprob] {
-        &self.alternatives
     }
 
     /// Takes over all rows' logits and returns the greatest.

@@ -111,6 +111,9 @@ pub struct Plan {
 pub enum Outcome {
     /// The sequence goes on.
     Continue,
+    /// The sequence keeps its place, with nothing to compute, until [`Scheduler::go_on`] or [`Scheduler::cancel`]; or it
+    /// loses it to one that has.
+    Hold,
     /// The sequence is over.
     Finished,
 }
@@ -126,7 +129,8 @@ pub enum Outcome {
 ///
 /// **Blocks.** A sequence holds blocks for what it has. When none is left, the sequence of least rank (lowest priority,
 /// latest come) is preempted: it gives its blocks back and waits; started again, it computes its tokens again, or finds
-/// them. The sequence of highest rank is never preempted and each fits alone, so that everything ends.
+/// them. The sequence of highest rank is never preempted and each fits alone, so that everything ends. Held sequences
+/// ([`Outcome::Hold`]) give way before any other; they do not come back by themselves.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: SchedulerLimits,
@@ -171,18 +175,36 @@ impl Scheduler {
         Self::tokens_needed(n_tokens, max_new).div_ceil(KV_BLOCK)
     }
 
-    /// Queues a sequence.
+    /// Queues a sequence and returns its place in the order in which they come.
     ///
     /// # Panics
     /// When there are no tokens or the cache could never hold it: the caller checks ([`Self::blocks_needed`]).
-    pub fn submit(&mut self, submission: Submission) {
+    pub fn submit(&mut self, submission: Submission) -> u64 {
+        let arrival = self.n_submitted;
+        self.n_submitted += 1;
+        let sequence = self.checked(submission, arrival);
+        self.waiting.push(sequence);
+        arrival
+    }
+
+    /// Queues a sequence that goes on with the work of one submitted before: it ranks as if it had come then, and starts
+    /// before those that have not begun.
+    ///
+    /// # Panics
+    /// As [`Self::submit`].
+    pub fn submit_again(&mut self, submission: Submission, arrival: u64) {
+        let mut sequence = self.checked(submission, arrival);
+        sequence.was_preempted = true;
+        self.waiting.push(sequence);
+    }
+
+    fn checked(&self, submission: Submission, arrival: u64) -> Sequence {
         let Submission { id, max_new, .. } = submission;
         let n_tokens = submission.tokens.len();
         let (needed, all) = (Self::blocks_needed(n_tokens, max_new), self.blocks.n_blocks());
         assert!(n_tokens > 0, "sequence {id} is empty");
         assert!(needed <= all, "sequence {id} needs {needed} blocks, the cache has {all}");
-        self.waiting.push(Sequence::new(submission, self.n_submitted));
-        self.n_submitted += 1;
+        Sequence::new(submission, arrival)
     }
 
     /// True when no sequence is waiting or running.
@@ -243,7 +265,7 @@ impl Scheduler {
         list
     }
 
-    /// Starts what can start and fills `plan` with the next step. Not empty unless [`Self::is_idle`].
+    /// Starts what can start and fills `plan` with the next step. Not empty unless [`Self::is_idle`] or all are held.
     pub fn plan(&mut self, plan: &mut Plan) {
         plan.admitted.clear();
         plan.preempted.clear();
@@ -270,7 +292,7 @@ impl Scheduler {
         }
         // Each prompt may have one output at its end; what is left over goes to those that have more.
         let n_prompts =
-            slots.iter().filter(|&&slot| self.running[slot].as_ref().is_some_and(|s| !is_decoding(s))).count();
+            slots.iter().filter(|&&slot| self.running[slot].as_ref().is_some_and(|s| s.n_pending() > 1)).count();
         let mut outputs = self.limits.max_outputs.saturating_sub(n_outputs + n_prompts);
         let mut rows = self.limits.max_rows - n_rows;
         if n_rows > 0 {
@@ -278,7 +300,7 @@ impl Scheduler {
         }
         for &slot in &slots {
             let Some(sequence) = &self.running[slot] else { continue };
-            if is_decoding(sequence) || rows == 0 {
+            if sequence.n_pending() < 2 || rows == 0 {
                 continue;
             }
             let mut len = sequence.n_pending().min(rows);
@@ -316,6 +338,10 @@ impl Scheduler {
             if room > sequence.n_cached {
                 return Some(room);
             }
+            if let Some(held) = self.last_held() {
+                self.end(held);
+                continue;
+            }
             let Some(&last) = self.order.last() else { unreachable!("slot {slot} is in use") };
             self.preempt(last, plan);
         }
@@ -333,6 +359,7 @@ impl Scheduler {
         while let Some(next) = self.waiting.next(&passed) {
             let sequence = self.waiting.get(next);
             let (id, priority, n_tokens) = (sequence.id, sequence.priority, sequence.tokens.len());
+            let begun = sequence.begun();
             let findable = if self.limits.share_prefixes { sequence.findable() } else { &[] };
             let (n_found, n_idle) = self.blocks.find(findable);
             // Who has just lost its place does not get it back at once.
@@ -345,6 +372,14 @@ impl Scheduler {
             let needed = n_tokens.div_ceil(KV_BLOCK) - n_found + n_idle + lacking;
             let free_slot = self.running.iter().position(Option::is_none);
             let Some(slot) = free_slot.filter(|_| needed <= self.blocks.n_available() || self.order.is_empty()) else {
+                // A held one gives way to what came before it or is of its own request, and lest nothing runs at all.
+                let none_runs = self.order.iter().all(|&slot| self.sequence(slot).is_held());
+                if let Some(held) = self.last_held()
+                    && (none_runs || begun <= self.sequence(held).begun())
+                {
+                    self.end(held);
+                    continue;
+                }
                 let lowest = self.order.last().copied();
                 match lowest.filter(|&slot| self.sequence(slot).priority < priority) {
                     Some(slot) => {
@@ -402,8 +437,20 @@ impl Scheduler {
         }
         match outcome {
             Outcome::Finished => self.end(segment.slot),
+            Outcome::Hold => assert!(segment.samples && chosen.is_empty(), "{segment:?} is held with something to do"),
             Outcome::Continue => assert!(!segment.samples || !chosen.is_empty(), "{segment:?} goes on without a token"),
         }
+    }
+
+    /// Gives a held sequence its next token. Returns false if it has lost its place: then it is over.
+    pub fn go_on(&mut self, id: u64, token: u32) -> bool {
+        let held = self.running.iter_mut().flatten().find(|sequence| sequence.id == id && sequence.is_held());
+        held.map(|sequence| sequence.tokens.push(token)).is_some()
+    }
+
+    /// The held sequence of least rank.
+    fn last_held(&self) -> Option<usize> {
+        self.order.iter().copied().rfind(|&slot| self.sequence(slot).is_held())
     }
 
     /// Ends a sequence before its time. Returns whether it was there.
@@ -454,7 +501,7 @@ impl Scheduler {
         assert!(slots == taken, "slots {taken:?} are taken, {slots:?} in order");
         assert!(self.order.windows(2).all(|pair| self.sequence(pair[0]).rank() < self.sequence(pair[1]).rank()));
         for sequence in self.running.iter().flatten() {
-            assert!(sequence.n_cached < sequence.tokens.len(), "{sequence:?} has nothing to compute");
+            assert!(sequence.n_cached <= sequence.tokens.len(), "{sequence:?} has computed what nobody knows");
             assert!(sequence.n_cached <= sequence.blocks.len() * KV_BLOCK, "{sequence:?} lacks blocks");
         }
         self.waiting.check();

@@ -1,5 +1,7 @@
 //! A sequence as the scheduler sees it.
 
+use std::cmp::Reverse;
+
 use verve_ops::KV_BLOCK;
 
 use super::{Outputs, Segment, Submission};
@@ -58,7 +60,7 @@ impl Sequence {
         }
     }
 
-    /// Known tokens that are not in the cache yet; at least 1.
+    /// Known tokens that are not in the cache yet; at least 1, but for one that is held.
     pub(super) fn n_pending(&self) -> usize {
         self.tokens.len() - self.n_cached
     }
@@ -70,9 +72,19 @@ impl Sequence {
         soon.saturating_sub(self.blocks.len())
     }
 
+    /// Whether it waits to be told how it goes on.
+    pub(super) fn is_held(&self) -> bool {
+        self.n_pending() == 0
+    }
+
+    /// When its request came, those of greater priority first.
+    pub(super) fn begun(&self) -> (Reverse<i32>, u64) {
+        (Reverse(self.priority), self.arrival)
+    }
+
     /// Place in the order of those that run: the lesser, the later it loses its place.
-    pub(super) fn rank(&self) -> (std::cmp::Reverse<i32>, u64) {
-        (std::cmp::Reverse(self.priority), self.arrival)
+    pub(super) fn rank(&self) -> (Reverse<i32>, u64, u64) {
+        (Reverse(self.priority), self.arrival, self.id)
     }
 
     /// Tokens that need not be computed if the cache has them: not the last one, whose output is wanted.

@@ -149,6 +149,9 @@ pub fn expected(request: &Request, n_ctx: usize) -> Record {
     if let Some(pooling) = request.embed {
         return expected_embedding(&prompt, pooling);
     }
+    if request.beams.is_some() {
+        return alone(request, n_ctx);
+    }
     let n_choices = if request.params.max_tokens == 0 { 0 } else { request.n.max(request.best_of) };
     let mut answers = Vec::new();
     for choice in 0..n_choices {
@@ -171,7 +174,8 @@ pub fn expected(request: &Request, n_ctx: usize) -> Record {
     }
     if answers.is_empty() {
         let reason = FinishReason::Length;
-        let finish = Finish { reason, n_prompt: prompt.len(), n_cached: 0, n_generated: 0, n_discarded: 0 };
+        let finish =
+            Finish { reason, n_prompt: prompt.len(), n_cached: 0, n_generated: 0, n_discarded: 0, score: None };
         answers.push(Record { finish: Some(finish), ..Record::default() });
     }
     let mut record = answers.remove(0);
@@ -194,6 +198,14 @@ pub fn expected(request: &Request, n_ctx: usize) -> Record {
     record
 }
 
+/// What the core gives a request that is alone, all of it in the cache at once, nothing found there.
+fn alone(request: &Request, n_ctx: usize) -> Record {
+    let vocabulary = vocabulary();
+    let options = CoreOptions { max_prompt_rows: 1000, max_outputs: 1000, share_prefixes: false };
+    let mut core = Core::new(Mock::new(n_ctx, 1000, 16, 200), &vocabulary, options).expect("good options");
+    records(1, |cancel, on_event| core.answer_all(std::slice::from_ref(request), cancel, on_event)).remove(0)
+}
+
 fn expected_embedding(prompt: &[u32], pooling: Pooling) -> Record {
     let n = prompt.len();
     let first = if pooling == Pooling::Last { n } else { 1 };
@@ -203,7 +215,8 @@ fn expected_embedding(prompt: &[u32], pooling: Pooling) -> Record {
             *sum += f64::from(x);
         }
     }
-    let finish = Finish { reason: FinishReason::Length, n_prompt: n, n_cached: 0, n_generated: 0, n_discarded: 0 };
+    let finish =
+        Finish { reason: FinishReason::Length, n_prompt: n, n_cached: 0, n_generated: 0, n_discarded: 0, score: None };
     let embedding = sums.iter().map(|sum| ((sum / (n - first + 1) as f64) as f32).to_bits()).collect();
     Record { embedding, finish: Some(finish), ..Record::default() }
 }
@@ -248,7 +261,13 @@ fn expected_answer(request: &Request, choice: usize, n_ctx: usize) -> Record {
     let piece = text.finish();
     record.last_text = piece.text.to_owned();
     let reason = if piece.stopped { FinishReason::Stop } else { reason };
-    record.finish =
-        Some(Finish { reason, n_prompt: prompt.len(), n_cached: 0, n_generated: record.tokens.len(), n_discarded: 0 });
+    record.finish = Some(Finish {
+        reason,
+        n_prompt: prompt.len(),
+        n_cached: 0,
+        n_generated: record.tokens.len(),
+        n_discarded: 0,
+        score: None,
+    });
     record
 }
