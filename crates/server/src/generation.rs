@@ -67,7 +67,7 @@ pub enum Update {
 }
 
 /// How an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct End {
     /// Why.
     pub reason: EndReason,
