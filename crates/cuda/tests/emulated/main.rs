@@ -9,3 +9,10 @@ mod kernels;
 mod nvrtc;
 mod sizes;
 mod table;
+mod whole;
+
+/// The tests of models and of training, whose cases run on any backend.
+#[path = "../../../model/tests/common/mod.rs"]
+mod model_tests;
+#[path = "../../../train/tests/common/mod.rs"]
+mod train_tests;

@@ -1,6 +1,8 @@
 //! What the tests of this crate share.
 #![allow(dead_code)]
 
+pub mod golden;
+
 use verve_model::*;
 use verve_ops::{AdamWStep, Backend, Real, args::AdamW};
 
