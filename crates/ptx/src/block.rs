@@ -2,7 +2,7 @@
 
 use crate::access::Shared;
 use crate::code::{Action, Active, Barrier, BarrierKind, Call, Code, Kernel, LaneFault, Special};
-use crate::code::{Instr, LaneMask};
+use crate::code::{Instr, LOCAL_BYTES, LaneMask};
 use crate::error::{Fault, FaultKind};
 use crate::machine::{Checks, Module};
 use crate::memory::Global;
@@ -294,6 +294,10 @@ impl<'l> Block<'l> {
                 Ok(())
             }
             Action::Wait(n) => self.wait_copies(warp, mask, *n),
+            Action::WaitAll => {
+                warp.commit(mask);
+                self.wait_copies(warp, mask, 0)
+            }
             Action::LoadMatrix(matrix) => self.load_matrix(warp, matrix, mask),
             Action::StoreMatrix(matrix) => self.store_matrix(warp, matrix, mask),
             Action::BranchIndex(index, targets) => {
@@ -350,7 +354,7 @@ impl<'l> Block<'l> {
         let callee = &kernel.functions[call.function];
         let from = caller.regs.local_base;
         let base = from + kernel.functions[caller.function].frame_bytes;
-        if warp.frames.len() >= MAX_CALLS {
+        if warp.frames.len() >= MAX_CALLS || base + callee.frame_bytes > LOCAL_BYTES {
             let lane = mask.trailing_zeros() as usize % LANES;
             return Err(LaneFault { lane, kind: FaultKind::CallDepth(MAX_CALLS) });
         }

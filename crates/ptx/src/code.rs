@@ -6,6 +6,9 @@ use crate::FaultKind;
 use crate::error::Space;
 use crate::regs::{Pred, PredSource, Pure, Reg, RegRef, Regs};
 
+/// Most local memory of a thread.
+pub const LOCAL_BYTES: u64 = 512 << 10;
+
 /// A kernel with all functions that it calls.
 #[derive(Debug)]
 pub struct Kernel {
@@ -172,6 +175,8 @@ pub enum Action {
     Commit,
     /// `cp.async.wait_group`: all but the newest so many.
     Wait(u32),
+    /// `cp.async.wait_all`: also those of no group yet.
+    WaitAll,
     /// `ldmatrix`
     LoadMatrix(Matrix),
     /// `stmatrix`

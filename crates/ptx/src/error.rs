@@ -217,7 +217,7 @@ pub enum FaultKind {
     #[error("budget of {0} warp instructions for a launch is used up: an endless loop?")]
     Budget(u64),
     /// Calls nested too deep.
-    #[error("calls are nested deeper than {0}")]
+    #[error("calls are nested deeper than {0}, or take more than 512 KiB of local memory")]
     CallDepth(usize),
     /// `trap`.
     #[error("trap")]

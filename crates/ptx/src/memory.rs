@@ -174,7 +174,7 @@ impl Global {
             return Err(FaultKind::Misaligned { space: Space::Global, address, bytes: bytes as u64 });
         }
         let end = self.ends.get((at / PAGE as u64) as usize).copied().unwrap_or(0);
-        if at as usize + bytes > end {
+        if (at as usize).saturating_add(bytes) > end {
             return Err(FaultKind::OutOfBounds { space: Space::Global, address, bytes: bytes as u64 });
         }
         Ok(at as usize)

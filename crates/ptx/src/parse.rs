@@ -7,7 +7,7 @@ use crate::types::Ty;
 /// Longest variable, so that a damaged size asks for no memory.
 const MAX_VARIABLE: u64 = 1 << 28;
 /// Largest number of registers of one directive.
-const MAX_REGISTERS: u64 = 1 << 20;
+const MAX_REGISTERS: u64 = 1 << 16;
 
 /// The text as a tree.
 #[derive(Debug, Default)]
@@ -541,7 +541,7 @@ impl<'a> Parser<'a> {
             if self.take('<') {
                 let n = self.int("a number of registers")?;
                 if n > MAX_REGISTERS {
-                    return self.fail("at most 2^20 registers");
+                    return self.fail("at most 2^16 registers");
                 }
                 count = Some(n);
                 self.expect('>')?;

@@ -148,7 +148,7 @@ impl<'a> Decoder<'a, '_> {
     fn copy_async(&mut self, i: &Inst<'a, '_>) -> Decode<Action> {
         match i.parts[..] {
             ["cp", "async", "commit_group"] => return Ok(Action::Commit),
-            ["cp", "async", "wait_all"] => return Ok(Action::Wait(0)),
+            ["cp", "async", "wait_all"] => return Ok(Action::WaitAll),
             ["cp", "async", "wait_group"] => {
                 let Operand::Int(n) = i.operand(0)? else { return Err("wait_group needs a literal".to_owned()) };
                 return Ok(Action::Wait(*n as u32));

@@ -16,7 +16,7 @@ pub(crate) use matrix::whole_warp;
 use std::collections::HashMap;
 
 use crate::PtxError;
-use crate::code::{Action, Code, Instr, Kernel, LaneMask, Special};
+use crate::code::{Action, Code, Instr, Kernel, LOCAL_BYTES, LaneMask, Special};
 use crate::control_flow;
 use crate::error::Space;
 use crate::num::Typed;
@@ -261,6 +261,10 @@ where
         self.code.literals32 = self.literals32.iter().map(|(v, i)| (*i, *v)).collect();
         self.code.literals64 = self.literals64.iter().map(|(v, i)| (*i, *v)).collect();
         self.code.frame_bytes = self.code.frame_bytes.next_multiple_of(16);
+        if self.code.frame_bytes > LOCAL_BYTES {
+            let what = format!("{} bytes of local memory, more than {LOCAL_BYTES}", self.code.frame_bytes);
+            return Err(self.error(function.line, what));
+        }
         self.number_registers();
         control_flow::set_meeting_points(&mut self.code.instrs);
         Ok(self.code)
@@ -363,8 +367,8 @@ where
             let start = self.code.counts[bank];
             let n = count.unwrap_or(1);
             let total = u64::from(start) + n;
-            if total > 1 << 20 {
-                return Err("more than 2^20 registers".to_owned());
+            if total > 1 << 16 {
+                return Err("more than 2^16 registers".to_owned());
             }
             self.code.counts[bank] = total as u32;
             let local = match count {
