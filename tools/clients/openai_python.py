@@ -426,9 +426,9 @@ with check("cancellation: a closed stream stops the work"):
     while metric("verve_requests_running") > 0:
         assert time.monotonic() < closed + 2, "still running after 2 s"
         time.sleep(0.02)
-    count = metric("verve_generated_tokens")
+    count = metric("verve_generated_tokens_total")
     time.sleep(0.3)
-    assert metric("verve_generated_tokens") == count
+    assert metric("verve_generated_tokens_total") == count
 
 
 async def many(count):

@@ -456,7 +456,7 @@ class Soak:
         check("nothing runs or waits afterwards", not (now["verve_requests_running"] or now["verve_requests_waiting"]), now)
         check("no cache is held by a request", now["verve_kv_blocks_used"] == 0, now["verve_kv_blocks_used"])
         check(f"the counter of generated tokens covers all that were received ({self.tokens})",
-              now["verve_generated_tokens"] >= self.tokens, now["verve_generated_tokens"])
+              now["verve_generated_tokens_total"] >= self.tokens, now["verve_generated_tokens_total"])
         time.sleep(2)
         check("descriptors are given back", self.server.descriptors() <= quiet[1] + 4, (quiet[1], self.server.descriptors()))
         self.counts.clear()

@@ -177,7 +177,7 @@ struct Open {
 /// # Errors
 /// A failed machine; every open request gets it as its event.
 pub fn serve<M: StepModel>(core: &mut Core<'_, M>, requests: &Requests) -> Result<(), EngineError> {
-    let mut open = OpenRequests::new();
+    let mut open = OpenRequests::default();
     let shared = &requests.shared;
     let result = loop {
         // Everything that has come; where there is nothing to do, whatever comes next.
@@ -201,7 +201,7 @@ pub fn serve<M: StepModel>(core: &mut Core<'_, M>, requests: &Requests) -> Resul
         let scheduler = core.scheduler();
         *lock(&shared.load) = Load {
             totals: core.totals(),
-            n_requests: open.len(),
+            n_requests: open.sinks.len(),
             n_waiting: scheduler.n_waiting(),
             n_running: scheduler.n_running(),
             n_blocks: scheduler.blocks().n_blocks(),
@@ -219,7 +219,7 @@ pub fn serve<M: StepModel>(core: &mut Core<'_, M>, requests: &Requests) -> Resul
             Command::Submit { sink, .. } => Some(sink),
             Command::Cancel { .. } | Command::ForgetPrefixes => None,
         });
-        for mut sink in open.into_values().map(|open| open.sink).chain(waiting) {
+        for mut sink in open.sinks.into_values().map(|open| open.sink).chain(waiting) {
             // The request is over, whatever is answered.
             let _ = sink(OwnedEvent::Failed(EngineError::Stopped { reason: reason.clone() }));
             shared.n_requests.fetch_sub(1, Ordering::AcqRel);
@@ -228,27 +228,53 @@ pub fn serve<M: StepModel>(core: &mut Core<'_, M>, requests: &Requests) -> Resul
     result
 }
 
-/// By the core's name for the request.
-type OpenRequests = HashMap<usize, Open>;
+/// Requests that are not over, by the core's names for them.
+#[derive(Default)]
+struct OpenRequests {
+    sinks: HashMap<usize, Open>,
+    /// Ends of answers that are not passed on yet: where one is the end of its request, the request's place is free before
+    /// anybody hears of it, so that whoever waited for it is not turned away.
+    ends: Vec<(usize, OwnedEvent)>,
+}
 
 fn deliver(event: Event<'_>, open: &mut OpenRequests) -> ControlFlow<()> {
-    match open.get_mut(&event.request()) {
+    let request = event.request();
+    if matches!(event, Event::Finished { .. } | Event::Failed { .. }) {
+        open.ends.push((request, OwnedEvent::of(event)));
+        return ControlFlow::Continue(());
+    }
+    match open.sinks.get_mut(&request) {
         Some(open) => (open.sink)(OwnedEvent::of(event)),
         None => ControlFlow::Break(()),
     }
 }
 
-fn close_ended<M: StepModel>(core: &Core<'_, M>, open: &mut OpenRequests, shared: &Shared) {
-    let before = open.len();
-    open.retain(|&name, _| core.is_open(name));
-    shared.n_requests.fetch_sub(before - open.len(), Ordering::AcqRel);
+/// Frees the places of requests that are over and passes the ends of answers on. A request whose caller wants no more of it
+/// is ended, which brings further ends.
+fn close_ended<M: StepModel>(core: &mut Core<'_, M>, open: &mut OpenRequests, shared: &Shared) {
+    let mut n_freed = 0;
+    loop {
+        let n_over = open.sinks.keys().filter(|&&name| !core.is_open(name)).count();
+        shared.n_requests.fetch_sub(n_over - n_freed, Ordering::AcqRel);
+        n_freed = n_over;
+        if open.ends.is_empty() {
+            break;
+        }
+        for (name, event) in std::mem::take(&mut open.ends) {
+            let Some(Open { sink, .. }) = open.sinks.get_mut(&name) else { continue };
+            if sink(event).is_break() && core.is_open(name) {
+                core.cancel(name, &mut |event| deliver(event, open));
+            }
+        }
+    }
+    open.sinks.retain(|&name, _| core.is_open(name));
 }
 
 fn take<M: StepModel>(core: &mut Core<'_, M>, command: Command, open: &mut OpenRequests, shared: &Shared) {
     match command {
         Command::Submit { ticket, request, mut sink } => match core.submit(*request) {
             Ok(name) => {
-                open.insert(name, Open { ticket, sink });
+                open.sinks.insert(name, Open { ticket, sink });
             }
             Err(error) => {
                 // The place is free before the news is out.
@@ -257,7 +283,7 @@ fn take<M: StepModel>(core: &mut Core<'_, M>, command: Command, open: &mut OpenR
             }
         },
         Command::Cancel { ticket } => {
-            let name = open.iter().find(|(_, open)| open.ticket == ticket).map(|(&name, _)| name);
+            let name = open.sinks.iter().find(|(_, open)| open.ticket == ticket).map(|(&name, _)| name);
             if let Some(name) = name {
                 core.cancel(name, &mut |event| deliver(event, open));
                 close_ended(core, open, shared);

@@ -119,6 +119,47 @@ fn a_full_queue_refuses_and_a_cancelled_request_makes_room() {
 }
 
 #[test]
+fn a_place_is_free_as_soon_as_its_request_is_known_to_be_over() {
+    let user = |handle: EngineHandle| {
+        for n in 0..200 {
+            // One answer, several, one that cannot be given: refused only while a place is really taken.
+            let n_answers = 1 + n % 3;
+            let asked = match n % 4 {
+                3 => Request { best_of: MAX_CHOICES + 1, ..request(&[1, 2], 2) },
+                _ => Request { n: n_answers, ..request(&[1, 2], 1 + n % 2) },
+            };
+            let (_, events) = submit(&handle, asked).unwrap_or_else(|error| panic!("request {n}: {error}"));
+            let n_ends = if n % 4 == 3 { 1 } else { n_answers };
+            let is_end = |event: &OwnedEvent| matches!(event, OwnedEvent::Finished { .. } | OwnedEvent::Failed(_));
+            // Not waiting for the sink to be dropped: the last end is enough.
+            assert_eq!(events.iter().filter(is_end).take(n_ends).count(), n_ends);
+        }
+    };
+    with_engine(1, Mock::new(64, 16, 4, 16), user).unwrap();
+}
+
+#[test]
+fn a_sink_that_wants_no_more_after_one_answer_ends_the_others() {
+    let user = |handle: EngineHandle| {
+        let (sender, ends) = channel();
+        let params = SamplingParams { max_tokens: 3, temperature: 1.0, ..SamplingParams::default() };
+        let asked = Request { prompt: vec![1, 2], params, n: 3, ..Request::default() };
+        let sink = Box::new(move |event| match event {
+            OwnedEvent::Finished { choice, finish, .. } => {
+                let _ = sender.send((choice, finish.reason));
+                ControlFlow::Break(())
+            }
+            _ => ControlFlow::Continue(()),
+        });
+        handle.submit(asked, sink).unwrap();
+        let ends: Vec<_> = ends.iter().collect();
+        assert_eq!(ends.len(), 3, "{ends:?}");
+        assert_eq!(handle.load().n_requests, 0);
+    };
+    with_engine(1, Mock::new(64, 16, 4, 16), user).unwrap();
+}
+
+#[test]
 fn a_failed_machine_is_told_to_everyone() {
     let mut mock = Mock::new(200, 32, 4, 20);
     mock.fails_at = Some(4);

@@ -19,9 +19,22 @@ use crate::filter::{Ended, Filters};
 use crate::models::Loaded;
 use crate::track::{Outcome, Track};
 
-/// Events that may wait for a client to read them. No answer's events are more than a context long, so this bounds many
-/// answers at once to clients that do not read.
-const MAX_BACKLOG: usize = 1 << 16;
+/// Bytes of events that may wait for a client to read them; an answer that would have more is ended. A client that reads never
+/// has more than a step's.
+const MAX_BACKLOG: usize = 16 << 20;
+
+/// About how much memory an event takes until it is read.
+fn weight(event: &OwnedEvent) -> usize {
+    let token = |token: &AnswerToken| size_of_val(token) + size_of_val(&token.alternatives[..]);
+    let inside = match event {
+        OwnedEvent::Prompt(tokens) => tokens.iter().map(token).sum(),
+        OwnedEvent::Embedding(values) => size_of_val(&values[..]),
+        OwnedEvent::Token { token, text, .. } => size_of_val(&token.alternatives[..]) + text.len(),
+        OwnedEvent::Finished { text, .. } => text.len(),
+        OwnedEvent::Failed(_) => 0,
+    };
+    size_of_val(event) + inside
+}
 
 /// Something that happened to one of the requests.
 #[derive(Debug)]
@@ -155,7 +168,8 @@ impl Generation {
         for (prompt, request) in requests.into_iter().enumerate() {
             let (sender, backlog) = (sender.clone(), backlog.clone());
             let sink = Box::new(move |event| {
-                let is_full = backlog.fetch_add(1, Ordering::Relaxed) >= MAX_BACKLOG;
+                // What comes at once, as the log-probabilities of a long prompt do, may be more than the limit.
+                let is_full = backlog.fetch_add(weight(&event), Ordering::Relaxed) >= MAX_BACKLOG;
                 if is_full || sender.send((prompt, event)).is_err() {
                     return ControlFlow::Break(());
                 }
@@ -210,7 +224,7 @@ impl Generation {
                     return Poll::Ready(Some(Update::Failed(error)));
                 }
             };
-            self.backlog.fetch_sub(1, Ordering::Relaxed);
+            self.backlog.fetch_sub(weight(&event), Ordering::Relaxed);
             if let Some(update) = self.update(prompt, event) {
                 return Poll::Ready(Some(update));
             }

@@ -1,6 +1,6 @@
 //! What the server counts, in Prometheus' terms.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -85,13 +85,13 @@ pub struct Metrics {
     kv_blocks: Family<ModelLabels, Gauge>,
     kv_used: Family<ModelLabels, Gauge>,
     kv_idle: Family<ModelLabels, Gauge>,
-    prefix_hits: Family<ModelLabels, Gauge>,
-    rows: Family<ModelLabels, Gauge>,
-    generated: Family<ModelLabels, Gauge>,
-    steps: Family<ModelLabels, Gauge>,
-    preemptions: Family<ModelLabels, Gauge>,
-    guesses: Family<ModelLabels, Gauge>,
-    right_guesses: Family<ModelLabels, Gauge>,
+    prefix_hits: Family<ModelLabels, Counter>,
+    rows: Family<ModelLabels, Counter>,
+    generated: Family<ModelLabels, Counter>,
+    steps: Family<ModelLabels, Counter>,
+    preemptions: Family<ModelLabels, Counter>,
+    guesses: Family<ModelLabels, Counter>,
+    right_guesses: Family<ModelLabels, Counter>,
     loaded: Gauge,
     uptime: Gauge<f64, AtomicU64>,
 }
@@ -156,13 +156,13 @@ impl Metrics {
         r.register("kv_blocks", "Blocks of the KV cache", self.kv_blocks.clone());
         r.register("kv_blocks_used", "Blocks of the KV cache in use", self.kv_used.clone());
         r.register("kv_blocks_idle", "Blocks that hold the beginnings of finished requests", self.kv_idle.clone());
-        r.register("prefix_hit_tokens", "Tokens found in the KV cache since the start", self.prefix_hits.clone());
-        r.register("computed_tokens", "Tokens computed since the start", self.rows.clone());
-        r.register("generated_tokens", "Tokens chosen since the start", self.generated.clone());
-        r.register("engine_steps", "Passes through the model since the start", self.steps.clone());
-        r.register("preemptions", "Sequences that lost their place since the start", self.preemptions.clone());
-        r.register("guessed_tokens", "Tokens guessed since the start", self.guesses.clone());
-        r.register("right_guesses", "Guesses that were right since the start", self.right_guesses.clone());
+        r.register("prefix_hit_tokens", "Tokens found in the KV cache", self.prefix_hits.clone());
+        r.register("computed_tokens", "Tokens computed", self.rows.clone());
+        r.register("generated_tokens", "Tokens chosen", self.generated.clone());
+        r.register("engine_steps", "Passes through the model", self.steps.clone());
+        r.register("preemptions", "Sequences that lost their place", self.preemptions.clone());
+        r.register("guessed_tokens", "Tokens guessed", self.guesses.clone());
+        r.register("right_guesses", "Guesses that were right", self.right_guesses.clone());
         r.register("models_loaded", "Models in memory", self.loaded.clone());
         r.register("uptime_seconds", "Time since the start", self.uptime.clone());
         self
@@ -184,13 +184,17 @@ impl Metrics {
             set(&self.kv_blocks, load.n_blocks);
             set(&self.kv_used, load.n_blocks - load.n_available);
             set(&self.kv_idle, load.n_idle);
-            set(&self.prefix_hits, load.totals.n_found);
-            set(&self.rows, load.totals.rows);
-            set(&self.generated, load.totals.n_generated);
-            set(&self.steps, load.totals.steps);
-            set(&self.preemptions, load.totals.n_preempted);
-            set(&self.guesses, load.totals.n_guessed);
-            set(&self.right_guesses, load.totals.n_right);
+            // Counted by the engine, from 0 again when the model is loaded again.
+            let count = |family: &Family<ModelLabels, Counter>, value: usize| {
+                family.get_or_create(&labels).inner().store(value as u64, Ordering::Relaxed);
+            };
+            count(&self.prefix_hits, load.totals.n_found);
+            count(&self.rows, load.totals.rows);
+            count(&self.generated, load.totals.n_generated);
+            count(&self.steps, load.totals.steps);
+            count(&self.preemptions, load.totals.n_preempted);
+            count(&self.guesses, load.totals.n_guessed);
+            count(&self.right_guesses, load.totals.n_right);
         }
         self.loaded.set(n_loaded);
         let mut text = String::new();

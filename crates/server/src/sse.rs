@@ -30,8 +30,23 @@ const FIRST: Duration = Duration::from_secs(5);
 /// Bytes that are sent together at most; more wait for the client.
 const MAX_FRAME: usize = 1 << 16;
 
+/// Padded events are a multiple of this long.
+const PADDED: usize = 128;
+
+/// Whether the lengths of events say how long their texts are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Padding {
+    /// They do.
+    #[default]
+    None,
+    /// Each has a field `obfuscation` that makes it as long as others.
+    Even,
+}
+
 /// What an endpoint makes of updates.
 pub trait Shape: Send + 'static {
+    /// Whether events are padded.
+    fn padding(&self) -> Padding;
     /// Before anything has happened.
     fn begin(&mut self, out: &mut Events);
     /// Something happened.
@@ -48,6 +63,7 @@ pub trait Shape: Send + 'static {
 #[derive(Debug, Default)]
 pub struct Events {
     bytes: Vec<u8>,
+    padding: Padding,
 }
 
 impl Events {
@@ -72,7 +88,21 @@ impl Events {
             self.bytes.truncate(before);
             self.bytes.extend_from_slice(b"null");
         }
+        if self.padding == Padding::Even && self.bytes.ends_with(b"}") {
+            self.pad(before);
+        }
         self.bytes.extend_from_slice(b"\n\n");
+    }
+
+    /// Adds a field to the object that begins at `start`, so that its length is a multiple of [`PADDED`].
+    fn pad(&mut self, start: usize) {
+        const FIELD: &[u8] = b",\"obfuscation\":\"";
+        self.bytes.pop();
+        let len = self.bytes.len() - start + FIELD.len() + b"\"}".len();
+        self.bytes.extend_from_slice(FIELD);
+        let padded = self.bytes.len() + (PADDED - len % PADDED) % PADDED;
+        self.bytes.resize(padded, b'-');
+        self.bytes.extend_from_slice(b"\"}");
     }
 
     /// The end of a stream of unnamed events.
@@ -94,13 +124,24 @@ pub async fn stream<S: Shape>(
 ) -> Result<Response, ApiError> {
     let deadline = Instant::now() + app.options.request_timeout;
     let mut ending = app.ending();
-    let wait = tokio::time::timeout(FIRST.min(app.options.request_timeout), generation.next());
-    let first = tokio::select! {
-        biased;
-        first = wait => first,
-        _ = ending.wait_for(|ending| *ending) => {
-            generation.expire();
-            return Err(ApiError::unavailable("the server is shutting down", 5));
+    let patience = tokio::time::sleep(FIRST.min(app.options.request_timeout));
+    let mut check = tokio::time::interval(CHECK);
+    tokio::pin!(patience);
+    let first = loop {
+        tokio::select! {
+            biased;
+            first = generation.next() => break Ok(first),
+            () = &mut patience => break Err(()),
+            _ = ending.wait_for(|ending| *ending) => {
+                generation.expire();
+                return Err(ApiError::unavailable("the server is shutting down", 5));
+            }
+            _ = check.tick() => {
+                if let Err(error) = caller.still_valid(app) {
+                    generation.expire();
+                    return Err(error);
+                }
+            }
         }
     };
     match first {
@@ -118,8 +159,8 @@ pub async fn stream<S: Shape>(
         deadline,
         ending,
         generation,
+        events: Events { padding: shape.padding(), ..Events::default() },
         shape,
-        events: Events::default(),
         timer: Box::pin(sleep(CHECK)),
         last_sent: Instant::now(),
         stage: Stage::Beginning,

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use verve_access::Scope;
 use verve_chat::Message;
 
-use super::{Head, StreamOptions, UsageChunk, UsageObject, blocking, model_name, read_json};
+use super::functions::Translated;
+use super::{Head, StreamOptions, Streaming, UsageChunk, UsageObject, blocking, functions, open};
 use crate::access::Caller;
 use crate::answer::{Whole, collect, json};
 use crate::app::App;
@@ -23,8 +24,8 @@ use crate::models::Loaded;
 use crate::parse::{fields, only_known, request};
 use crate::pieces::ContentToken;
 use crate::sampling::SamplingFields;
-use crate::sse::{Events, Shape, stream};
-use crate::tools::{self, CallObject, CallScanner, Piece};
+use crate::sse::{Events, Padding, Shape, stream};
+use crate::tools::{self, CallObject, CallScanner, FunctionObject, Piece};
 use crate::track::{Timings, Track};
 
 /// Most likeliest tokens shown.
@@ -57,9 +58,9 @@ request! {
         pub tool_choice: Value,
         /// Whether several may be called at once.
         pub parallel_tool_calls: bool,
-        /// Replaced by `tools`.
+        /// The older form of `tools`.
         pub functions: Value,
-        /// Replaced by `tool_choice`.
+        /// The older form of `tool_choice`.
         pub function_call: Value,
         /// Kinds of output; text alone here.
         pub modalities: Vec<String>,
@@ -95,7 +96,7 @@ struct Prepared {
     ready: Ready,
     view: View,
     stream: bool,
-    include_usage: bool,
+    streaming: Streaming,
 }
 
 struct View {
@@ -105,16 +106,19 @@ struct View {
     /// Likeliest tokens shown, if any log-probabilities are.
     n_top: Option<usize>,
     calls: Option<CallReader>,
+    /// Whether calls are shown in the older form.
+    is_older: bool,
     ids: Option<Vec<u32>>,
 }
 
 fn prepare(body: &Value, model: &Arc<Loaded>, client: u64) -> Result<Prepared, ApiError> {
     only_known(body, &[ChatFields::FIELDS, SamplingFields::FIELDS])?;
-    let asked: ChatFields = fields(body)?;
-    let sampling: SamplingFields = fields(body)?;
+    let Translated { body, is_older } = functions::translate(body)?;
+    let asked: ChatFields = fields(&body)?;
+    let sampling: SamplingFields = fields(&body)?;
     refuse_what_is_not_there(&asked)?;
     let stream = asked.stream.unwrap_or(false);
-    let include_usage = StreamOptions::usage(asked.stream_options, stream)?;
+    let streaming = StreamOptions::read(asked.stream_options, stream)?;
     let n_top = match (asked.logprobs.unwrap_or(false), asked.top_logprobs) {
         (false, Some(_)) => {
             return Err(ApiError::invalid("top_logprobs", "top_logprobs is allowed only with logprobs: true"));
@@ -137,8 +141,12 @@ fn prepare(body: &Value, model: &Arc<Loaded>, client: u64) -> Result<Prepared, A
         (a, b) => a.or(b),
     };
     let listed = asked.tools.as_ref().filter(|tools| !tools.is_null());
-    let mut tools = listed.map(tools::tools).transpose()?.unwrap_or_default();
-    let choice = tools::choice(asked.tool_choice.as_ref(), &mut tools)?;
+    let read = || {
+        let mut tools = listed.map(tools::tools).transpose()?.unwrap_or_default();
+        let choice = tools::choice(asked.tool_choice.as_ref(), &mut tools)?;
+        Ok((tools, choice))
+    };
+    let (tools, choice) = read().map_err(|error| if is_older { functions::in_older_words(error) } else { error })?;
     let ids_wanted = sampling.return_token_ids.unwrap_or(false);
     let conversation = Conversation {
         messages: asked.messages.ok_or_else(|| ApiError::invalid("messages", "messages is missing"))?,
@@ -158,19 +166,14 @@ fn prepare(body: &Value, model: &Arc<Loaded>, client: u64) -> Result<Prepared, A
         n: ready.n,
         n_top,
         calls: ready.calls.clone(),
+        is_older,
         ids: ids_wanted.then(|| ready.request.prompt.clone()),
     };
-    Ok(Prepared { ready, view, stream, include_usage })
+    Ok(Prepared { ready, view, stream, streaming })
 }
 
 fn refuse_what_is_not_there(asked: &ChatFields) -> Result<(), ApiError> {
     let given = |value: &Option<Value>| value.as_ref().is_some_and(|value| !value.is_null());
-    if given(&asked.functions) {
-        return Err(ApiError::invalid("functions", "functions was replaced: use tools"));
-    }
-    if given(&asked.function_call) {
-        return Err(ApiError::invalid("function_call", "function_call was replaced: use tool_choice"));
-    }
     if given(&asked.audio) || asked.modalities.iter().flatten().any(|kind| kind != "text") {
         return Err(ApiError::invalid("modalities", "models here write text only"));
     }
@@ -189,12 +192,9 @@ pub async fn chat(
     Extension(caller): Extension<Caller>,
     request: HttpRequest,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Generate)?;
-    let body = read_json(&app, request).await?;
-    caller.entry(&app, model_name(&body)?)?;
-    let model = app.models.get(model_name(&body)?).await?;
+    let (body, model) = open(&app, &caller, Scope::Generate, request).await?;
     let client = caller.client();
-    let Prepared { ready, view, stream: is_stream, include_usage } =
+    let Prepared { ready, view, stream: is_stream, streaming } =
         blocking(move || prepare(&body, &model, client)).await?;
     check_input(&app, &caller, || ready.said).await?;
     let request = ready.request;
@@ -203,7 +203,7 @@ pub async fn chat(
     let mut generation = Generation::start(&app, view.model.clone(), vec![request], track)?;
     if is_stream {
         let choices = (0..view.n).map(|_| Progress::new(&view)).collect();
-        return stream(&app, &caller, generation, ChatStream { view, include_usage, choices }).await;
+        return stream(&app, &caller, generation, ChatStream { view, streaming, choices }).await;
     }
     let outcomes = collect(&app, &caller, &mut generation, 1, view.n).await?;
     let answers = outcomes.into_iter().flat_map(|outcome| outcome.answers).collect();
@@ -241,6 +241,8 @@ struct AnswerMessage {
     refusal: Option<()>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<CallObject>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function_call: Option<FunctionObject>,
     annotations: [(); 0],
 }
 
@@ -259,6 +261,12 @@ impl View {
                 Some(reader) => split(reader, &text),
             };
             let reason = end.map_or(EndReason::Length, |end| end.reason);
+            let finish_reason = self.finish_reason(reason, !calls.is_empty());
+            let (tool_calls, function_call) = if self.is_older {
+                (Vec::new(), calls.into_iter().next().map(CallObject::into_function))
+            } else {
+                (calls, None)
+            };
             let logprobs = self.n_top.map(|n| {
                 let content = tokens.iter().map(|token| ContentToken::new(&self.model.tokenizer, token, n)).collect();
                 Logprobs { content, refusal: None }
@@ -266,12 +274,13 @@ impl View {
             Choice {
                 index,
                 logprobs,
-                finish_reason: finish_reason(reason, !calls.is_empty()),
+                finish_reason,
                 message: AnswerMessage {
                     role: "assistant",
                     content,
                     refusal: None,
-                    tool_calls: calls,
+                    tool_calls,
+                    function_call,
                     annotations: [],
                 },
                 token_ids: self.ids.as_ref().map(|_| tokens.iter().map(|token| token.id).collect()),
@@ -284,6 +293,16 @@ impl View {
             service_tier: "default",
             timings,
             prompt_token_ids: self.ids.as_deref(),
+        }
+    }
+}
+
+impl View {
+    fn finish_reason(&self, reason: EndReason, has_calls: bool) -> &'static str {
+        match reason {
+            EndReason::Stop if has_calls && self.is_older => "function_call",
+            EndReason::Stop if has_calls => "tool_calls",
+            _ => reason.name(),
         }
     }
 }
@@ -302,10 +321,6 @@ fn split(reader: &CallReader, text: &str) -> (Option<String>, Vec<CallObject>) {
     }
     let is_call_only = content.trim().is_empty() && !calls.is_empty();
     ((!is_call_only).then_some(content), calls)
-}
-
-fn finish_reason(reason: EndReason, has_calls: bool) -> &'static str {
-    if reason == EndReason::Stop && has_calls { "tool_calls" } else { reason.name() }
 }
 
 /// A part of an answer.
@@ -338,6 +353,8 @@ struct Delta {
     content: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<[DeltaCall; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function_call: Option<FunctionObject>,
 }
 
 #[derive(Serialize)]
@@ -362,13 +379,13 @@ impl Progress {
 /// Makes chunks of updates.
 struct ChatStream {
     view: View,
-    include_usage: bool,
+    streaming: Streaming,
     choices: Vec<Progress>,
 }
 
 impl ChatStream {
     fn chunk(&mut self, choice: ChunkChoice, out: &mut Events) {
-        let usage = self.include_usage.then_some(());
+        let usage = self.streaming.usage.then_some(());
         out.data(&Chunk { head: &self.view.head, choices: [choice], usage, prompt_token_ids: None });
     }
 
@@ -395,7 +412,13 @@ impl ChatStream {
                 Piece::Call(call) => {
                     let number = self.choices[index].n_calls;
                     self.choices[index].n_calls += 1;
-                    part.delta.tool_calls = Some([DeltaCall { index: number, call: CallObject::from(&call) }]);
+                    let call = CallObject::from(&call);
+                    match self.view.is_older {
+                        false => part.delta.tool_calls = Some([DeltaCall { index: number, call }]),
+                        // The older form has room for one.
+                        true if number == 0 => part.delta.function_call = Some(call.into_function()),
+                        true => continue,
+                    }
                 }
             }
             self.chunk(part, out);
@@ -411,10 +434,14 @@ fn empty(index: usize) -> ChunkChoice {
 }
 
 impl Shape for ChatStream {
+    fn padding(&self) -> Padding {
+        self.streaming.padding
+    }
+
     fn begin(&mut self, out: &mut Events) {
         for index in 0..self.view.n {
-            let delta = Delta { role: Some("assistant"), content: Some(String::new()), tool_calls: None };
-            let usage = self.include_usage.then_some(());
+            let delta = Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() };
+            let usage = self.streaming.usage.then_some(());
             let ids = self.view.ids.clone().filter(|_| index == 0);
             let choices = [ChunkChoice { delta, ..empty(index) }];
             out.data(&Chunk { head: &self.view.head, choices, usage, prompt_token_ids: ids });
@@ -434,7 +461,7 @@ impl Shape for ChatStream {
             }
             Update::End { choice, text, end, .. } => {
                 self.pieces(empty(choice), text, true, out);
-                let reason = finish_reason(end.reason, self.choices[choice].n_calls > 0);
+                let reason = self.view.finish_reason(end.reason, self.choices[choice].n_calls > 0);
                 self.chunk(ChunkChoice { finish_reason: Some(reason), ..empty(choice) }, out);
             }
             Update::Prompt { .. } | Update::Embedding { .. } | Update::Failed(_) => {}
@@ -442,7 +469,7 @@ impl Shape for ChatStream {
     }
 
     fn end(&mut self, track: &Track, out: &mut Events) {
-        if self.include_usage {
+        if self.streaming.usage {
             out.data(&UsageChunk::new(&self.view.head, track));
         }
         out.done();

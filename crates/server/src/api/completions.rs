@@ -11,8 +11,8 @@ use verve_access::Scope;
 use verve_engine::{Request, SamplingParams};
 
 use super::{
-    Head, StreamOptions, UsageChunk, UsageObject, blocking, check_fits, compile, model_name, plain_text, prompt_text,
-    read_json, specials,
+    Head, StreamOptions, Streaming, UsageChunk, UsageObject, blocking, check_fits, compile, open, plain_text,
+    prompt_text, specials,
 };
 use crate::access::Caller;
 use crate::answer::{Outcome, Whole, collect, json};
@@ -24,7 +24,7 @@ use crate::models::Loaded;
 use crate::parse::{fields, kind, only_known, request};
 use crate::pieces::{ListedLogprobs, Lister};
 use crate::sampling::SamplingFields;
-use crate::sse::{Events, Shape, stream};
+use crate::sse::{Events, Padding, Shape, stream};
 use crate::track::{Timings, Track};
 
 /// Answers without `max_tokens` have this many, as in the public API.
@@ -129,7 +129,7 @@ struct Prepared {
     requests: Vec<Request>,
     view: View,
     stream: bool,
-    include_usage: bool,
+    streaming: Streaming,
 }
 
 /// How answers are shown.
@@ -156,7 +156,7 @@ fn prepare(body: &Value, model: &Arc<Loaded>, client: u64) -> Result<Prepared, A
         return Err(ApiError::invalid("suffix", message));
     }
     let stream = asked.stream.unwrap_or(false);
-    let include_usage = StreamOptions::usage(asked.stream_options, stream)?;
+    let streaming = StreamOptions::read(asked.stream_options, stream)?;
     let n = sampling.n()?;
     let best_of = best_of(asked.best_of, n, stream)?;
     let echo = asked.echo.unwrap_or(false);
@@ -219,7 +219,7 @@ fn prepare(body: &Value, model: &Arc<Loaded>, client: u64) -> Result<Prepared, A
         echo: echo.then_some(texts),
         ids: sampling.return_token_ids.unwrap_or(false).then_some(prompts),
     };
-    Ok(Prepared { requests, view, stream, include_usage })
+    Ok(Prepared { requests, view, stream, streaming })
 }
 
 fn best_of(asked: Option<u64>, n: usize, stream: bool) -> Result<usize, ApiError> {
@@ -247,12 +247,9 @@ pub async fn completions(
     Extension(caller): Extension<Caller>,
     request: HttpRequest,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Generate)?;
-    let body = read_json(&app, request).await?;
-    caller.entry(&app, model_name(&body)?)?;
-    let model = app.models.get(model_name(&body)?).await?;
+    let (body, model) = open(&app, &caller, Scope::Generate, request).await?;
     let client = caller.client();
-    let Prepared { requests, mut view, stream: is_stream, include_usage } =
+    let Prepared { requests, mut view, stream: is_stream, streaming } =
         blocking(move || prepare(&body, &model, client)).await?;
     check_input(&app, &caller, || prompt_text(&view.model, &requests)).await?;
     let n_prompts = requests.len();
@@ -262,7 +259,7 @@ pub async fn completions(
     let mut generation = Generation::start(&app, view.model.clone(), requests, track)?;
     if is_stream {
         let streams = (0..n_prompts * view.n).map(|_| Progress::new(&view)).collect();
-        return stream(&app, &caller, generation, CompletionStream { view, include_usage, streams }).await;
+        return stream(&app, &caller, generation, CompletionStream { view, streaming, streams }).await;
     }
     let outcomes = collect(&app, &caller, &mut generation, n_prompts, view.n).await?;
     let (usage, timings) = (generation.track.usage().into(), generation.track.timings());
@@ -347,13 +344,13 @@ impl Progress {
 /// Makes chunks of updates.
 struct CompletionStream {
     view: View,
-    include_usage: bool,
+    streaming: Streaming,
     streams: Vec<Progress>,
 }
 
 impl CompletionStream {
     fn chunk(&mut self, choice: Choice, out: &mut Events) {
-        let usage = self.include_usage.then_some(());
+        let usage = self.streaming.usage.then_some(());
         out.data(&Chunk { head: &self.view.head, choices: [choice], usage });
     }
 
@@ -374,6 +371,10 @@ impl CompletionStream {
 }
 
 impl Shape for CompletionStream {
+    fn padding(&self) -> Padding {
+        self.streaming.padding
+    }
+
     fn begin(&mut self, out: &mut Events) {
         // With log-probabilities the text comes with them.
         if self.view.n_logprobs.is_some() {
@@ -432,7 +433,7 @@ impl Shape for CompletionStream {
     }
 
     fn end(&mut self, track: &Track, out: &mut Events) {
-        if self.include_usage {
+        if self.streaming.usage {
             out.data(&UsageChunk::new(&self.view.head, track));
         }
         out.done();

@@ -13,7 +13,7 @@ use verve_engine::{Pooling, Request};
 use verve_tokenizer::SpecialTokens;
 
 use super::completions::Prompts;
-use super::{blocking, check_fits, model_name, prompt_text, read_json};
+use super::{blocking, check_fits, open, prompt_text};
 use crate::access::Caller;
 use crate::answer::{collect, json as respond};
 use crate::app::App;
@@ -112,10 +112,7 @@ pub async fn embeddings(
     Extension(caller): Extension<Caller>,
     request: HttpRequest,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Embed)?;
-    let body = read_json(&app, request).await?;
-    caller.entry(&app, model_name(&body)?)?;
-    let model = app.models.get(model_name(&body)?).await?;
+    let (body, model) = open(&app, &caller, Scope::Embed, request).await?;
     let client = caller.client();
     let loaded = model.clone();
     let (requests, view) = blocking(move || prepare(&body, &loaded, client)).await?;

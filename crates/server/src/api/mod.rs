@@ -4,6 +4,7 @@ pub mod admin;
 pub mod chat;
 pub mod completions;
 pub mod embeddings;
+mod functions;
 pub mod model_list;
 pub mod moderations;
 pub mod responses;
@@ -17,14 +18,17 @@ use axum::http::{StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use verve_access::Scope;
 use verve_constrain::Constraint;
 use verve_engine::{ConstraintSource, Request};
 use verve_tokenizer::SpecialTokens;
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::models::Loaded;
 use crate::parse;
+use crate::sse::Padding;
 use crate::track::{Timings, Track, Usage};
 
 /// The body of a request as a JSON object, within the server's limits.
@@ -66,6 +70,24 @@ pub async fn read_json(app: &App, request: HttpRequest) -> Result<Value, ApiErro
     blocking(move || parse::object(&body)).await
 }
 
+/// What every endpoint begins with that asks a model: whether the caller may, the body, and the model, loaded if need be.
+///
+/// # Errors
+/// 403, 404, 415, 413, 408, 400, 503.
+pub async fn open(
+    app: &App,
+    caller: &Caller,
+    scope: Scope,
+    request: HttpRequest,
+) -> Result<(Value, Arc<Loaded>), ApiError> {
+    caller.may(scope)?;
+    let body = read_json(app, request).await?;
+    let name = model_name(&body)?;
+    caller.entry(app, name)?;
+    let model = app.models.get(name).await?;
+    Ok((body, model))
+}
+
 /// Work that takes too long for a thread that others wait for.
 ///
 /// # Errors
@@ -82,7 +104,7 @@ pub async fn blocking<T: Send + 'static>(
 ///
 /// # Errors
 /// 400 if it is no string.
-pub fn model_name(body: &Value) -> Result<Option<&str>, ApiError> {
+fn model_name(body: &Value) -> Result<Option<&str>, ApiError> {
     match body.get("model") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(name)) => Ok(Some(name)),
@@ -117,21 +139,34 @@ pub fn prompt_text(model: &Loaded, requests: &[Request]) -> String {
 pub struct StreamOptions {
     /// Whether a last chunk has the totals.
     pub include_usage: Option<bool>,
-    /// Padding against eavesdroppers; not done here.
+    /// Whether events are padded, so that their lengths on the wire say little of the text.
     pub include_obfuscation: Option<bool>,
 }
 
+/// How an answer is streamed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Streaming {
+    /// Whether a last chunk has the totals.
+    pub usage: bool,
+    /// Whether events are padded.
+    pub padding: Padding,
+}
+
 impl StreamOptions {
-    /// Whether the stream ends with totals.
+    /// How the answer is streamed.
     ///
     /// # Errors
     /// 400 where there is no stream.
-    pub fn usage(options: Option<Self>, stream: bool) -> Result<bool, ApiError> {
+    pub fn read(options: Option<Self>, stream: bool) -> Result<Streaming, ApiError> {
         match options {
             Some(_) if !stream => {
                 Err(ApiError::invalid("stream_options", "stream_options is allowed only with stream: true"))
             }
-            options => Ok(options.and_then(|options| options.include_usage).unwrap_or(false)),
+            options => {
+                let Self { include_usage, include_obfuscation } = options.unwrap_or_default();
+                let padding = if include_obfuscation.unwrap_or(false) { Padding::Even } else { Padding::None };
+                Ok(Streaming { usage: include_usage.unwrap_or(false), padding })
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use verve_access::Scope;
 use verve_chat::{Content, FunctionCall, Message, Part, Role, ToolCall};
 
-use super::{blocking, model_name, read_json};
+use super::{StreamOptions, blocking, open};
 use crate::access::Caller;
 use crate::answer::{Whole, collect, json as respond};
 use crate::app::App;
@@ -23,7 +23,7 @@ use crate::models::Loaded;
 use crate::parse::{fields, kind, only_known, request};
 use crate::pieces::ContentToken;
 use crate::sampling::SamplingFields;
-use crate::sse::{Events, Shape, stream};
+use crate::sse::{Events, Padding, Shape, stream};
 use crate::stored::Stored;
 use crate::tools::{self, Call, CallScanner, Piece};
 use crate::track::{Track, Usage};
@@ -50,8 +50,8 @@ request! {
         pub store: bool,
         /// Whether the answer is streamed.
         pub stream: bool,
-        /// How; without effect.
-        pub stream_options: Value,
+        /// How.
+        pub stream_options: StreamOptions,
         /// Functions that may be called.
         pub tools: Value,
         /// Whether they are to be.
@@ -107,6 +107,7 @@ struct View {
     calls: Option<CallReader>,
     /// What is kept, if it is.
     keep: Option<Keep>,
+    padding: Padding,
 }
 
 struct Keep {
@@ -220,6 +221,7 @@ fn prepare(app: &App, body: &Value, model: &Arc<Loaded>, client: u64) -> Result<
         let message = format!("truncation is {other:?}: only \"disabled\" is supported, nothing is ever cut");
         return Err(ApiError::invalid("truncation", message));
     }
+    let padding = StreamOptions::read(asked.stream_options, asked.stream.unwrap_or(false))?.padding;
     let max_tokens = match asked.max_output_tokens {
         Some(n) if n < MIN_TOKENS => {
             let message = format!("max_output_tokens is {n}, must be {MIN_TOKENS} or more");
@@ -304,6 +306,7 @@ fn prepare(app: &App, body: &Value, model: &Arc<Loaded>, client: u64) -> Result<
         n_top,
         calls: ready.calls,
         keep: store.then_some(Keep { messages: kept, input }),
+        padding,
     };
     Ok(Prepared {
         request: ready.request,
@@ -323,10 +326,7 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     request: HttpRequest,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Generate)?;
-    let body = read_json(&app, request).await?;
-    caller.entry(&app, model_name(&body)?)?;
-    let model = app.models.get(model_name(&body)?).await?;
+    let (body, model) = open(&app, &caller, Scope::Generate, request).await?;
     let client = caller.client();
     let shared = app.clone();
     let Prepared { request, view, stream: is_stream, expected_tokens, said } =
@@ -701,6 +701,10 @@ impl ResponseStream {
 }
 
 impl Shape for ResponseStream {
+    fn padding(&self) -> Padding {
+        self.view.padding
+    }
+
     fn begin(&mut self, out: &mut Events) {
         let response = self.view.response(Status::InProgress, Vec::new(), None);
         self.send("response.created", json!({"response": response}), out);

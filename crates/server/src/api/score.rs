@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use verve_access::Scope;
 use verve_engine::{Request, SamplingParams};
 
-use super::{blocking, check_fits, model_name, prompt_text, read_json, specials};
+use super::{blocking, check_fits, open, prompt_text, specials};
 use crate::access::Caller;
 use crate::answer::{collect, json as respond};
 use crate::app::App;
@@ -130,10 +130,7 @@ pub async fn score(
     Extension(caller): Extension<Caller>,
     request: HttpRequest,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Score)?;
-    let body = read_json(&app, request).await?;
-    caller.entry(&app, model_name(&body)?)?;
-    let model = app.models.get(model_name(&body)?).await?;
+    let (body, model) = open(&app, &caller, Scope::Score, request).await?;
     let client = caller.client();
     let loaded = model.clone();
     let (requests, starts, with_tokens) = blocking(move || prepare(&body, &loaded, client)).await?;

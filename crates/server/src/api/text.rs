@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use verve_access::Scope;
 use verve_chat::{Ending, Message};
 
-use super::{blocking, model_name, read_json, specials};
+use super::{blocking, open, specials};
 use crate::access::Caller;
 use crate::answer::json as respond;
 use crate::app::App;
@@ -76,10 +76,7 @@ request! {
 
 /// The body of a call about a model's texts, and the model.
 async fn call(app: &Arc<App>, caller: &Caller, request: HttpRequest) -> Result<(Value, Arc<Loaded>), ApiError> {
-    caller.may(Scope::Score)?;
-    let body = read_json(app, request).await?;
-    caller.entry(app, model_name(&body)?)?;
-    let model = app.models.get(model_name(&body)?).await?;
+    let (body, model) = open(app, caller, Scope::Score, request).await?;
     caller.admit(app, 0)?;
     caller.settle(app, 0, 0);
     Ok((body, model))

@@ -307,10 +307,18 @@ pub struct CallObject {
     function: FunctionObject,
 }
 
+/// Which function a call is of, and with what.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-struct FunctionObject {
+pub struct FunctionObject {
     name: String,
     arguments: String,
+}
+
+impl CallObject {
+    /// The call without what newer clients refer to it by.
+    pub fn into_function(self) -> FunctionObject {
+        self.function
+    }
 }
 
 impl From<&Call> for CallObject {

@@ -265,6 +265,100 @@ fn calls_are_found_in_what_the_model_writes() {
 }
 
 #[test]
+fn the_older_form_of_tools_does_what_the_newer_does() {
+    let server = TestServer::start(Setup::default());
+    let asked = |fields: Value| {
+        let mut body = json!({"messages": user("one and one"), "seed": 3, "max_tokens": 160});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        body
+    };
+    let functions = json!([add()["function"], now()["function"]]);
+    let (newer, older) = (
+        asked(json!({"tools": [add(), now()], "tool_choice": {"type": "function", "function": {"name": "add"}}})),
+        asked(json!({"functions": functions, "function_call": {"name": "add"}})),
+    );
+    let expected = server.post(CHAT, &newer).ok()["choices"][0]["message"]["tool_calls"][0]["function"].clone();
+    let answer = server.post(CHAT, &older).ok();
+    let choice = &answer["choices"][0];
+    assert_eq!((&choice["message"]["function_call"], &choice["finish_reason"]), (&expected, &json!("function_call")));
+    assert!(choice["message"].get("tool_calls").is_none() && choice["message"]["content"].is_null(), "{choice}");
+    let mut streamed = older.clone();
+    streamed["stream"] = true.into();
+    let chunks = server.post(CHAT, &streamed).events();
+    let calls: Vec<&Value> =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"].get("function_call")).collect();
+    assert_eq!(calls, [&expected]);
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "function_call");
+
+    // Without a call to be made, the prompt is the same and so is the answer.
+    for (newer, older) in
+        [("auto", json!({"functions": functions})), ("none", json!({"functions": functions, "function_call": "none"}))]
+    {
+        let newer = asked(json!({"tools": [add(), now()], "tool_choice": newer, "max_tokens": 9}));
+        let [mut a, mut b] = [newer, asked(older)].map(|mut body| {
+            body["max_tokens"] = 9.into();
+            server.post(CHAT, &body).ok()
+        });
+        scrub(&mut a);
+        scrub(&mut b);
+        assert_eq!(a, b);
+    }
+
+    // A conversation that went that way.
+    let arguments = "{\"a\": 1}";
+    let newer = json!([
+        {"role": "user", "content": "one and one"},
+        {"role": "assistant", "content": null, "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "add", "arguments": arguments}}]},
+        {"role": "tool", "name": "add", "tool_call_id": "call_1", "content": "two"},
+    ]);
+    let older = json!([
+        {"role": "user", "content": "one and one"},
+        {"role": "assistant", "content": null, "function_call": {"name": "add", "arguments": arguments}},
+        {"role": "function", "name": "add", "content": "two"},
+    ]);
+    let mut answers = [(newer, "tools", json!([add()])), (older, "functions", json!([add()["function"]]))].map(
+        |(messages, name, list)| {
+            let mut answer =
+                server.post(CHAT, &json!({"messages": messages, name: list, "max_tokens": 8, "seed": 1})).ok();
+            scrub(&mut answer);
+            answer
+        },
+    );
+    let [a, b] = &mut answers;
+    assert_eq!(a, b);
+}
+
+#[test]
+fn padded_events_have_lengths_that_say_nothing() {
+    let server = TestServer::start(Setup::default());
+    for (path, mut body) in [
+        (CHAT, json!({"messages": user("the cat"), "max_tokens": 20, "seed": 1})),
+        ("/v1/completions", json!({"prompt": "the cat", "max_tokens": 20, "seed": 1})),
+        ("/v1/responses", json!({"input": "the cat", "max_output_tokens": 20, "seed": 1})),
+    ] {
+        body["stream"] = true.into();
+        let plain = server.post(path, &body);
+        assert!(!plain.text().contains("obfuscation"));
+        body["stream_options"] = json!({"include_obfuscation": true});
+        let padded = server.post(path, &body);
+        let data = |answer: &crate::common::Answer| -> Vec<String> {
+            let lines = answer.text().lines().filter_map(|line| line.strip_prefix("data: "));
+            lines.filter(|data| *data != "[DONE]").map(str::to_owned).collect()
+        };
+        let (plain, padded) = (data(&plain), data(&padded));
+        assert!(plain.len() > 5 && plain.len() == padded.len(), "{path}");
+        for (plain, padded) in plain.iter().zip(&padded) {
+            assert_eq!(padded.len() % 128, 0, "{path}: {padded}");
+            let [mut plain, mut padded] = [plain, padded].map(|text| serde_json::from_str::<Value>(text).unwrap());
+            assert!(padded.as_object_mut().unwrap().remove("obfuscation").is_some_and(|padding| padding.is_string()));
+            scrub(&mut plain);
+            scrub(&mut padded);
+            assert_eq!(plain, padded, "{path}");
+        }
+    }
+}
+
+#[test]
 fn calls_and_their_results_go_back_to_the_model() {
     let server = TestServer::start(Setup::default());
     let call = json!({"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{\"a\": 1}"}});

@@ -456,7 +456,7 @@ fn metrics_can_be_read_and_move() {
     assert!(value("verve_time_to_first_token_seconds_sum") > 0.0);
     assert_eq!(value("verve_time_to_first_token_seconds_bucket{le=\"+Inf\"}"), 2.0);
     assert_eq!((value("verve_models_loaded"), value("verve_http_requests_in_flight")), (1.0, 1.0));
-    assert!(value("verve_kv_blocks{model=\"tiny\"}") > 0.0 && value("verve_engine_steps{model=\"tiny\"}") > 0.0);
+    assert!(value("verve_kv_blocks{model=\"tiny\"}") > 0.0 && value("verve_engine_steps_total{model=\"tiny\"}") > 0.0);
     assert_eq!(value("verve_requests_running{model=\"tiny\"}"), 0.0);
     // No series is named by what a client writes.
     for i in 0..50 {
