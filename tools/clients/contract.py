@@ -57,7 +57,8 @@ def main():
         key = json.loads(made.stdout)["secret"]
         (folder / "verve.toml").write_text(FILTERS)
         port = free_port()
-        server = Server([options.verve, "serve", "--model", options.model, "--host", "127.0.0.1", "--port", str(port), "--keys", str(keys),
+        # Requests that name no length would otherwise be answered for minutes.
+        server = Server([options.verve, "serve", "--model", options.model, "--context", "512", "--host", "127.0.0.1", "--port", str(port), "--keys", str(keys),
                          "--config", str(folder / "verve.toml"), *shlex.split(options.serve_args)], port, log=folder / "log")
         try:
             status, text = get(port, "/openapi.json", key)

@@ -113,9 +113,18 @@ fn tool(at: usize, item: &Value) -> Result<Tool, ApiError> {
             ));
         }
     };
+    for (field, expected, fits) in [
+        ("description", "a string", Value::is_string as fn(&Value) -> bool),
+        ("strict", "true or false", Value::is_boolean),
+    ] {
+        if let Some(other) = function.get(field).filter(|value| !value.is_null() && !fits(value)) {
+            let problem = format!("expected {expected}, found {}", kind(other));
+            return Err(wrong(&format!("{prefix}.{field}"), problem));
+        }
+    }
     let mut described = Map::new();
     described.insert("name".to_owned(), name.into());
-    if let Some(description) = function.get("description").filter(|text| text.is_string()) {
+    if let Some(description) = function.get("description").filter(|text| !text.is_null()) {
         described.insert("description".to_owned(), description.clone());
     }
     described.insert("parameters".to_owned(), parameters.clone());

@@ -195,6 +195,16 @@ fn chats_have_rules() {
                 "tools[0].function.parameters",
                 "a number",
             ),
+            (
+                json!({"tools": [{"type": "function", "function": {"name": "a", "strict": "yes"}}]}),
+                "tools[0].function.strict",
+                "true or false",
+            ),
+            (
+                json!({"tools": [{"type": "function", "name": "a", "description": ["b"]}]}),
+                "tools[0].description",
+                "a string",
+            ),
             (json!({"tools": [tool("a")], "tool_choice": tool("b")}), "tool_choice", "\"b\""),
             (json!({"tools": [tool("a")], "tool_choice": {"type": "function"}}), "tool_choice", "name"),
             (json!({"tools": [tool("a")], "tool_choice": "sometimes"}), "tool_choice", "sometimes"),
