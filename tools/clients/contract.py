@@ -70,7 +70,7 @@ def main():
             done = subprocess.run([command, "run", str(folder / "openapi.json"), "--url", f"http://127.0.0.1:{port}",
                                    "--header", f"Authorization: Bearer {key}", "--checks", "all", "--exclude-checks", ",".join(UNFIT),
                                    "--phases", "examples,coverage,fuzzing", "--max-examples", str(options.examples), "--seed", str(options.seed),
-                                   "--max-time", str(options.max_time), "--request-timeout", "60", "--no-shrink", "--continue-on-failure",
+                                   "--max-time", str(options.max_time), "--request-timeout", "60", "--max-response-time", "60", "--no-shrink", "--continue-on-failure",
                                    *shlex.split(options.more)], cwd=folder, env=environment)
             alive = server.process.poll() is None and get(port, "/health")[0] == 200
             code = server.stop()
