@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use half::bf16;
 use verve_cpu::{CpuBackend, CpuElem, Isa};
 use verve_ops::args::{Attention, AttentionBackward, AttentionCached, KvWrite, RaggedBatch};
-use verve_ops::{AttnShape, Backend, Element, InferBackend, KV_BLOCK, KvShape};
+use verve_ops::{AttnShape, Backend, Element, InferBackend, KV_BLOCK, KvLayer, KvShape};
 
 fn backend<E: CpuElem>() -> CpuBackend<E> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -77,8 +77,8 @@ fn decode<E: CpuElem>(c: &mut Criterion) {
         let max_blocks = length / KV_BLOCK;
         let shape = KvShape { n_blocks: n * max_blocks, n_kv_heads, d_head: 64 };
         let qkv = buffer(&backend, n * (n_heads + 2 * n_kv_heads) * 64, noise::<E>);
-        let mut keys = buffer(&backend, shape.len(), noise::<E>);
-        let mut values = buffer(&backend, shape.len(), noise::<E>);
+        let cache = || buffer(&backend, shape.len(), noise::<E>);
+        let mut cache = KvLayer::Elem { keys: cache(), values: cache() };
         let mut out = buffer(&backend, n * n_heads * 64, noise::<E>);
         let sequences = buffer(&backend, n, |i| i as u32);
         let positions = buffer(&backend, n, |_| length as u32 - 1);
@@ -91,8 +91,7 @@ fn decode<E: CpuElem>(c: &mut Criterion) {
             b.iter(|| {
                 backend.attention_cached(AttentionCached {
                     qkv: &qkv,
-                    keys: &keys,
-                    values: &values,
+                    cache: &cache,
                     out: &mut out,
                     batch: RaggedBatch {
                         rows: n,
@@ -111,8 +110,8 @@ fn decode<E: CpuElem>(c: &mut Criterion) {
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(BenchmarkId::new("kv_write", &id), |b| {
             b.iter(|| {
-                let (keys, values) = (&mut keys, &mut values);
-                backend.kv_write(KvWrite { qkv: &qkv, n_heads, rows: n, slots: &slots, keys, values, shape });
+                let cache = &mut cache;
+                backend.kv_write(KvWrite { qkv: &qkv, n_heads, rows: n, slots: &slots, cache, shape });
             });
         });
         group.finish();

@@ -58,6 +58,12 @@ pub enum DeviceError {
         /// What the compiler said.
         log: String,
     },
+    /// A format of the KV cache that the kernels do not know.
+    #[error("a KV cache of {format} is not supported on GPUs: keep it as activations are (--kv-cache as-is)")]
+    KvFormat {
+        /// Its name.
+        format: &'static str,
+    },
     /// A kernel that its program does not hold.
     #[error("{program} has no kernel {kernel}")]
     NoSuchKernel {

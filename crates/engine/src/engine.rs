@@ -6,7 +6,7 @@ use verve_model::{
     InferStep, InferWeights, KvCache, MemoryPlan, ModelConfig, Network, PlanItem, StepBatch, StepLimits, WeightFormats,
     hidden_states, infer_memory_plan, infer_step,
 };
-use verve_ops::{InferBackend, KV_BLOCK};
+use verve_ops::{InferBackend, KV_BLOCK, KvFormat};
 
 use crate::blocks::BlockCache;
 use crate::core::{Core, CoreOptions, Totals, longest_answer};
@@ -19,7 +19,7 @@ use crate::sampler::Sampler;
 use crate::schedule::Scheduler;
 use crate::vocabulary::Vocabulary;
 
-/// Sizes of an engine. They decide memory and speed, never what an answer is.
+/// Sizes of an engine. They decide memory and speed, and none but `kv_format` what an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
     /// Sequences at once. At least 1, at most 4096.
@@ -29,6 +29,8 @@ pub struct EngineOptions {
     /// Tokens that the KV cache holds, all sequences together, rounded up to whole blocks. `None` has room for
     /// `max_sequences` sequences of the model's longest length.
     pub cache_tokens: Option<usize>,
+    /// How the KV cache holds keys and values.
+    pub kv_format: KvFormat,
     /// Longest sequence, prompt and answer together, if that is to be less than the model's `n_ctx`. At least 1.
     pub max_context: Option<usize>,
     /// Rows of prompts in a step in which others wait for their next token. At least 1.
@@ -49,6 +51,7 @@ impl Default for EngineOptions {
             max_sequences: 16,
             max_rows: 256,
             cache_tokens: None,
+            kv_format: KvFormat::Elem,
             max_context: None,
             max_prompt_rows: 128,
             max_outputs: 64,
@@ -146,7 +149,7 @@ pub fn memory_plan<B: InferBackend>(
     options: &EngineOptions,
 ) -> Result<MemoryPlan, EngineError> {
     let Sizes { limits, n_blocks, max_outputs, .. } = options.sizes(config)?;
-    let mut items = infer_memory_plan(backend, config, formats, n_blocks, limits);
+    let mut items = infer_memory_plan(backend, config, formats, (n_blocks, options.kv_format), limits);
     let bytes = InferStep::<B>::host_bytes(config, limits, max_outputs)
         + Sampler::bytes(config.n_vocab)
         + BlockCache::bytes(n_blocks);
@@ -266,7 +269,7 @@ impl<'a, B: InferBackend> BackendModel<'a, B> {
         options: &EngineOptions,
     ) -> Result<Self, EngineError> {
         let Sizes { limits, n_blocks, n_ctx, .. } = options.sizes(config)?;
-        let cache = KvCache::new(backend, config, n_blocks)?;
+        let cache = KvCache::new(backend, config, n_blocks, options.kv_format)?;
         let workspace = InferStep::new(backend, config, limits)?;
         Ok(Self { backend, config, weights, cache, workspace, n_ctx })
     }

@@ -1,7 +1,7 @@
 //! Generation: prepared weights, the KV cache, and one step over a ragged batch of prefill and decode rows.
 
 use verve_ops::args::*;
-use verve_ops::{Backend, InferBackend, KV_BLOCK, KvShape, LinearShape, Real};
+use verve_ops::{Backend, InferBackend, KV_BLOCK, KvFormat, KvLayer, KvShape, LinearShape, Real};
 
 use crate::activations::ElementSizes;
 use crate::config::{ModelConfig, Residual};
@@ -20,8 +20,7 @@ type Ids<B> = <B as Backend>::Buf<u32>;
 /// Keys and values of every layer, in blocks of [`KV_BLOCK`] tokens. Which block belongs to which sequence is the
 /// caller's business.
 pub struct KvCache<B: Backend> {
-    keys: Vec<Elems<B>>,
-    values: Vec<Elems<B>>,
+    layers: Vec<KvLayer<B>>,
     shape: KvShape,
 }
 
@@ -30,10 +29,10 @@ impl<B: Backend> KvCache<B> {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(backend: &B, config: &ModelConfig, n_blocks: usize) -> Result<Self, ModelError> {
+    pub fn new(backend: &B, config: &ModelConfig, n_blocks: usize, format: KvFormat) -> Result<Self, ModelError> {
         let shape = kv_shape(config, n_blocks);
-        let layers = || (0..config.n_layers).map(|_| backend.alloc(shape.len())).collect::<Result<Vec<_>, _>>();
-        Ok(Self { keys: layers()?, values: layers()?, shape })
+        let layers = (0..config.n_layers).map(|_| KvLayer::new(backend, &shape, format)).collect::<Result<_, _>>()?;
+        Ok(Self { layers, shape })
     }
 
     /// Blocks in the cache.
@@ -42,8 +41,8 @@ impl<B: Backend> KvCache<B> {
     }
 
     /// Bytes that a cache of `n_blocks` blocks takes, all layers together.
-    pub fn bytes(config: &ModelConfig, n_blocks: usize) -> usize {
-        2 * config.n_layers * kv_shape(config, n_blocks).len() * size_of::<B::Elem>()
+    pub fn bytes(config: &ModelConfig, n_blocks: usize, format: KvFormat) -> usize {
+        config.n_layers * KvLayer::<B>::bytes(&kv_shape(config, n_blocks), format)
     }
 }
 
@@ -220,13 +219,13 @@ pub fn infer_memory_plan<B: InferBackend>(
     backend: &B,
     config: &ModelConfig,
     formats: Option<&WeightFormats>,
-    n_blocks: usize,
+    (n_blocks, kv_format): (usize, KvFormat),
     limits: StepLimits,
 ) -> Vec<PlanItem> {
     let scratch = formats.map_or(0, |_| infer_scratch_bytes(backend, config, limits.max_rows));
     [
         ("weights", InferWeights::<B>::bytes(backend, config, formats)),
-        ("KV cache", KvCache::<B>::bytes(config, n_blocks)),
+        ("KV cache", KvCache::<B>::bytes(config, n_blocks, kv_format)),
         ("step workspace", InferStep::<B>::bytes(config, limits)),
         ("products with quantised weights", scratch),
     ]
@@ -340,20 +339,18 @@ impl<B: InferBackend> Forward for StepForward<'_, B> {
 
     fn attention(&mut self, layer: usize, window: Option<usize>) {
         let (ws, cache) = (&mut *self.ws, &mut *self.cache);
-        let (keys, values) = (&mut cache.keys[layer], &mut cache.values[layer]);
+        let layer = &mut cache.layers[layer];
         self.backend.kv_write(KvWrite {
             qkv: &ws.qkv,
             n_heads: self.config.n_heads,
             rows: self.rows,
             slots: &ws.slots,
-            keys,
-            values,
+            cache: layer,
             shape: cache.shape,
         });
         self.backend.attention_cached(AttentionCached {
             qkv: &ws.qkv,
-            keys,
-            values,
+            cache: layer,
             out: &mut ws.heads,
             batch: RaggedBatch {
                 rows: self.rows,

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use common::{Bench, random_batch, small_configs};
 use verve_model::formats::{FileType, GenerationIds, SaveOptions, save_sharded};
 use verve_model::*;
-use verve_ops::KV_BLOCK;
 use verve_ops::reference::Reference;
+use verve_ops::{KV_BLOCK, KvFormat};
 
 /// Writes a folder for each family into the folder that `VERVE_EXPORT` names, each with `ours.json`: ids and our logits.
 #[test]
@@ -63,7 +63,7 @@ fn write(folder: PathBuf, config: &ModelConfig, max_file_bytes: u64) {
     let limits = StepLimits { max_rows: config.n_ctx, max_sequences: 1, max_blocks: 1 };
     assert!(config.n_ctx <= KV_BLOCK);
     let mut ws = InferStep::new(&bench.backend, config, limits).unwrap();
-    let mut cache = KvCache::new(&bench.backend, config, 1).unwrap();
+    let mut cache = KvCache::new(&bench.backend, config, 1, KvFormat::Elem).unwrap();
     let batch = StepBatch {
         tokens: &tokens,
         positions: &rows,

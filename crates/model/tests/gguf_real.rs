@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use verve_cpu::{CpuBackend, Isa};
 use verve_model::formats::GgufModel;
 use verve_model::{InferStep, KvCache, StepBatch, StepLimits, infer_step};
-use verve_ops::KV_BLOCK;
 use verve_ops::quant::ActivationPrecision;
+use verve_ops::{KV_BLOCK, KvFormat};
 use verve_testkit::Golden;
 
 /// The file, if it is there.
@@ -34,7 +34,7 @@ fn agrees(name: &str) {
     let config = model.config();
     let limits = StepLimits { max_rows: 64, max_sequences: 1, max_blocks: 2 };
     let mut ws = InferStep::new(&backend, config, limits).unwrap();
-    let mut cache = KvCache::new(&backend, config, 2).unwrap();
+    let mut cache = KvCache::new(&backend, config, 2, KvFormat::Elem).unwrap();
     for prompt in 0.. {
         if !golden.names().any(|name| name == format!("{prompt}.prompt")) {
             assert!(prompt >= 20, "{prompt} prompts");

@@ -1,4 +1,4 @@
-//! What activations of 8 and 16 bits cost: the distribution of the next token of a published model over some prompts and
+//! What activations of 8 and 16 bits, and KV caches that round, cost: the distribution of the next token of a published model over some prompts and
 //! their continuations, against that with exact activations. Runs where `VERVE_TEST_MODELS` names a folder with the file; CONTRIBUTING.md says how to get it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use verve_cpu::{CpuBackend, Isa};
 use verve_model::formats::GgufModel;
 use verve_model::{InferStep, KvCache, StepBatch, StepLimits, infer_step};
-use verve_ops::KV_BLOCK;
 use verve_ops::quant::ActivationPrecision;
+use verve_ops::{KV_BLOCK, KvFormat};
 use verve_testkit::Golden;
 
 const NAME: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -41,18 +41,27 @@ fn rounded_activations_change_little() {
     let max_blocks = LENGTH.div_ceil(KV_BLOCK);
     let limits = StepLimits { max_rows: LENGTH, max_sequences: 1, max_blocks };
     let mut ws = InferStep::new(&backend, config, limits).unwrap();
-    let mut cache = KvCache::new(&backend, config, max_blocks).unwrap();
     let block_table: Vec<u32> = (0..max_blocks as u32).collect();
     let weights = [ActivationPrecision::Exact, ActivationPrecision::Int8, ActivationPrecision::Int16]
         .map(|precision| model.infer_weights(&backend, precision).unwrap());
+    let [exact, int8, int16] = &weights;
+    // Each compared with the first.
+    let mut ways = [
+        (exact, KvFormat::Elem),
+        (int8, KvFormat::Elem),
+        (int16, KvFormat::Elem),
+        (exact, KvFormat::F16),
+        (exact, KvFormat::Int8),
+    ]
+    .map(|(weights, format)| (weights, KvCache::new(&backend, config, max_blocks, format).unwrap()));
     let (mut n, mut predicted) = (0, 0);
-    let mut costs = [Cost::default(), Cost::default()];
+    let mut costs = [const { Cost::new() }; 4];
     let mut surprise = 0.0;
     for prompt in (0..).take_while(|prompt| golden.names().any(|name| name == format!("{prompt}.prompt"))) {
         let ids = ["prompt", "greedy"].map(|what| golden.f32s(&format!("{prompt}.{what}")));
         let tokens: Vec<u32> = ids.concat().into_iter().map(|id| id as u32).collect();
         let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-        let [exact, int8, int16] = weights.each_ref().map(|weights| {
+        let [exact, rounded @ ..] = ways.each_mut().map(|(weights, cache)| {
             let batch = StepBatch {
                 tokens: &tokens,
                 positions: &positions,
@@ -62,7 +71,7 @@ fn rounded_activations_change_little() {
                 max_blocks,
                 output_rows: &positions,
             };
-            infer_step(&backend, config, weights, &mut cache, &batch, &mut ws).unwrap().to_vec()
+            infer_step(&backend, config, weights, cache, &batch, &mut ws).unwrap().to_vec()
         });
         for (row, exact) in exact.chunks_exact(config.n_vocab).enumerate() {
             let next = tokens.get(row + 1).map(|&id| id as usize);
@@ -70,7 +79,7 @@ fn rounded_activations_change_little() {
             n += 1;
             predicted += usize::from(next.is_some());
             surprise -= next.map_or(0.0, |next| p[next]);
-            for (cost, logits) in costs.iter_mut().zip([&int8, &int16]) {
+            for (cost, logits) in costs.iter_mut().zip(&rounded) {
                 let logits = &logits[row * config.n_vocab..][..config.n_vocab];
                 let q = log_softmax(logits);
                 let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
@@ -84,7 +93,12 @@ fn rounded_activations_change_little() {
     assert!(n > 500, "{n} tokens");
     let perplexity = |sum: f64| (sum / predicted as f64).exp();
     // Largest divergence, least agreement, largest change of perplexity.
-    let allowed = [("8 bits", 0.01, 0.94, 0.02), ("16 bits", 1e-6, 0.998, 1e-4)];
+    let allowed = [
+        ("activations of 8 bits", 0.01, 0.94, 0.02),
+        ("activations of 16 bits", 1e-6, 0.998, 1e-4),
+        ("KV cache of f16", 1e-5, 0.99, 1e-3),
+        ("KV cache of 8 bits", 0.01, 0.94, 0.02),
+    ];
     for (cost, (name, divergence, agreement, change)) in costs.iter().zip(allowed) {
         let mean = cost.divergence / f64::from(n);
         let agreed = cost.agreed as f64 / f64::from(n);
@@ -102,10 +116,15 @@ fn rounded_activations_change_little() {
 }
 
 /// What rounding changes.
-#[derive(Default)]
 struct Cost {
     divergence: f64,
     worst: f64,
     agreed: usize,
     surprise: f64,
+}
+
+impl Cost {
+    const fn new() -> Self {
+        Self { divergence: 0.0, worst: 0.0, agreed: 0, surprise: 0.0 }
+    }
 }

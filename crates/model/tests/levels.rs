@@ -12,7 +12,7 @@ use half::bf16;
 use verve_cpu::{CpuBackend, CpuElem, Isa};
 use verve_model::*;
 use verve_ops::reference::Reference;
-use verve_ops::{Backend, InferBackend, KV_BLOCK, Real};
+use verve_ops::{Backend, InferBackend, KV_BLOCK, KvFormat, Real};
 use verve_testkit::{Bound, assert_bits, assert_close};
 
 const BATCH: usize = 3;
@@ -106,7 +106,7 @@ fn in_steps<B: InferBackend>(
     let n_blocks = max_blocks * texts.len();
     let limits = StepLimits { max_rows: texts.iter().map(Vec::len).sum(), max_sequences: texts.len(), max_blocks };
     let mut ws = InferStep::new(backend, config, limits).unwrap();
-    let mut cache = KvCache::new(backend, config, n_blocks).unwrap();
+    let mut cache = KvCache::new(backend, config, n_blocks, KvFormat::Elem).unwrap();
     // Blocks of the sequences are mixed.
     let table: Vec<u32> = (0..n_blocks as u32).map(|i| (i * 7 + 3) % n_blocks as u32).collect();
     let table = if n_blocks.is_multiple_of(7) { (0..n_blocks as u32).rev().collect() } else { table };

@@ -1,6 +1,6 @@
 //! Element types of buffers.
 
-use half::bf16;
+use half::{bf16, f16};
 
 /// Anything a buffer can hold: plain data, safe to copy to a device and to a file.
 pub trait Element: bytemuck::Pod + Default + Send + Sync + std::fmt::Debug + PartialEq + 'static {
@@ -22,6 +22,14 @@ pub trait Real: Element + PartialOrd {
 
 impl Element for u8 {
     const NAME: &'static str = "u8";
+}
+
+impl Element for i8 {
+    const NAME: &'static str = "i8";
+}
+
+impl Element for f16 {
+    const NAME: &'static str = "f16";
 }
 
 impl Element for u32 {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use verve_ops::KvFormat;
 use verve_ops::quant::ActivationPrecision;
 
 use super::Dtype;
@@ -75,23 +76,48 @@ pub struct GuessArgs {
     pub guesses: usize,
 }
 
-/// How products with quantised weights are computed.
+/// What is rounded where a model is computed, beside what its file has rounded.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct PrecisionArgs {
     /// What activations are in products with quantised weights. Either way an answer is the same bytes in every batch and
     /// with any number of threads
     #[arg(long, value_enum, default_value = "int16")]
     activations: Activations,
+    /// What the keys and values of past tokens are kept as. The same holds
+    #[arg(long, value_enum, default_value = "as-is")]
+    kv_cache: KvCacheFormat,
+}
+
+/// What is rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precision {
+    /// Activations in products with quantised weights.
+    pub activations: ActivationPrecision,
+    /// Keys and values in the cache.
+    pub kv: KvFormat,
+}
+
+impl Precision {
+    /// Nothing.
+    pub fn exact() -> Self {
+        Self { activations: ActivationPrecision::Exact, kv: KvFormat::Elem }
+    }
 }
 
 impl PrecisionArgs {
-    /// As weights are prepared for it.
-    pub fn precision(self) -> ActivationPrecision {
-        match self.activations {
+    /// As weights and cache are made for it.
+    pub fn precision(self) -> Precision {
+        let activations = match self.activations {
             Activations::Int8 => ActivationPrecision::Int8,
             Activations::Int16 => ActivationPrecision::Int16,
             Activations::F32 => ActivationPrecision::Exact,
-        }
+        };
+        let kv = match self.kv_cache {
+            KvCacheFormat::AsIs => KvFormat::Elem,
+            KvCacheFormat::F16 => KvFormat::F16,
+            KvCacheFormat::Int8 => KvFormat::Int8,
+        };
+        Precision { activations, kv }
     }
 }
 
@@ -103,6 +129,16 @@ enum Activations {
     Int16,
     /// Not rounded: the exact products of the weights in the file, slowest
     F32,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KvCacheFormat {
+    /// As activations are: nothing is lost
+    AsIs,
+    /// In half precision: half the memory of f32
+    F16,
+    /// 8-bit integers with a scale for each head of a token: about a quarter of the memory of f32
+    Int8,
 }
 
 /// How tokens are chosen and when an answer ends.

@@ -90,6 +90,10 @@ pub struct ServeSettings {
     /// likeliest tokens) or int8 (fastest, with an error like that of q8_0 weights) [default: int16]
     #[arg(long, value_name = "f32|int16|int8")]
     pub activations: Option<String>,
+    /// What the keys and values of past tokens are kept as: as-is (as activations are), f16 (half the memory of f32) or int8 (a
+    /// quarter) [default: as-is]
+    #[arg(long, value_name = "as-is|f16|int8")]
+    pub kv_cache: Option<String>,
     /// Guess what followed the last words before: faster where answers quote their prompt
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub prompt_lookup: Option<bool>,

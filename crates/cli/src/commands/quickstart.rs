@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use verve_engine::SamplingParams;
-use verve_ops::quant::ActivationPrecision;
 use verve_train::{Outcome, RunConfig};
 
 use super::{generate, sample_text, text, train};
-use crate::args::{MachineArgs, QuickstartArgs};
+use crate::args::{MachineArgs, Precision, QuickstartArgs};
 use crate::{output, units};
 
 /// Tokens of the final text.
@@ -32,7 +31,7 @@ pub fn run(machine: &MachineArgs, args: QuickstartArgs) -> Result<()> {
 
     eprintln!("generating from {:?}:", args.prompt);
     let params = SamplingParams { temperature: 0.8, top_p: 0.95, seed: 7, max_tokens: TOKENS, ..Default::default() };
-    generate::one(machine, &out, &args.prompt, params, None, ActivationPrecision::Exact)?;
+    generate::one(machine, &out, &args.prompt, params, None, Precision::exact())?;
     next(&out)
 }
 

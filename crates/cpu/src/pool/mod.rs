@@ -15,6 +15,7 @@ mod tests;
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -48,13 +49,15 @@ struct Padded<T>(T);
 struct Job {
     task: *const Task<'static>,
     n_tasks: usize,
+    /// Workers that take part.
+    active: usize,
 }
 
 struct Shared {
     /// Generation of the current job and, in the low bits, how many workers take part in it.
     signal: Padded<AtomicU64>,
-    /// Next task to hand out.
-    next: Padded<AtomicUsize>,
+    /// Next task to hand out, of each range of tasks.
+    next: [Padded<AtomicUsize>; RANGES],
     /// Workers (without the caller) that are still in the job.
     pending: Padded<AtomicUsize>,
     /// The current job. Written by the caller while no worker is in a job, read by workers that take part.
@@ -98,7 +101,7 @@ impl Pool {
         }
         let shared = Arc::new(Shared {
             signal: Padded::default(),
-            next: Padded::default(),
+            next: Default::default(),
             pending: Padded::default(),
             job: UnsafeCell::new(None),
             sleeping: (0..n_threads).map(|_| Padded::default()).collect(),
@@ -149,9 +152,9 @@ impl Pool {
             return;
         }
         self.publish(task, n_tasks, active);
-        let own = catch_unwind(AssertUnwindSafe(|| self.shared.work(task, n_tasks, 0)));
+        let own = catch_unwind(AssertUnwindSafe(|| self.shared.work(task, n_tasks, active, 0)));
         if own.is_err() {
-            self.shared.next.0.store(n_tasks, Ordering::Relaxed);
+            self.shared.skip_tasks(n_tasks);
         }
         self.wait_for_workers();
         let other = lock(&self.shared.panic).take();
@@ -177,8 +180,10 @@ impl Pool {
         let task = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
         // SAFETY: `running` is held and `pending` is 0, so no worker reads the cell now: workers read it only between
         // seeing a new signal and decrementing `pending`.
-        unsafe { *shared.job.get() = Some(Job { task, n_tasks }) };
-        shared.next.0.store(0, Ordering::Relaxed);
+        unsafe { *shared.job.get() = Some(Job { task, n_tasks, active }) };
+        for (range, next) in shared.next.iter().enumerate().take(active) {
+            next.0.store(range_of(range, n_tasks, active).start, Ordering::Relaxed);
+        }
         shared.pending.0.store(active - 1, Ordering::Relaxed);
         let generation = (shared.signal.0.load(Ordering::Relaxed) >> ACTIVE_BITS).wrapping_add(1);
         shared.signal.0.store(generation << ACTIVE_BITS | active as u64, Ordering::SeqCst);
@@ -217,15 +222,36 @@ impl Drop for Pool {
     }
 }
 
+/// Tasks are handed out from so many ranges, at most. A worker begins with its own, so that tasks side by side, which often
+/// read memory side by side, are mostly its own too; then it helps with the others. More ranges would have to be looked
+/// through by every worker at the end.
+const RANGES: usize = 4;
+
+/// The tasks of a range.
+fn range_of(range: usize, n_tasks: usize, active: usize) -> Range<usize> {
+    let n = active.min(RANGES);
+    n_tasks * range / n..n_tasks * (range + 1) / n
+}
+
 impl Shared {
-    fn work(&self, task: &Task<'_>, n_tasks: usize, worker: usize) {
-        loop {
-            let index = self.next.0.fetch_add(1, Ordering::Relaxed);
-            if index >= n_tasks {
-                return;
+    fn work(&self, task: &Task<'_>, n_tasks: usize, active: usize, worker: usize) {
+        let n_ranges = active.min(RANGES);
+        for turn in 0..n_ranges {
+            let range = (worker + turn) % n_ranges;
+            let end = range_of(range, n_tasks, active).end;
+            loop {
+                let index = self.next[range].0.fetch_add(1, Ordering::Relaxed);
+                if index >= end {
+                    break;
+                }
+                task(index, worker);
             }
-            task(index, worker);
         }
+    }
+
+    /// Hands out no more tasks.
+    fn skip_tasks(&self, n_tasks: usize) {
+        self.next.iter().for_each(|next| next.0.store(n_tasks, Ordering::Relaxed));
     }
 
     /// Waits for a signal other than `seen`.
@@ -263,11 +289,11 @@ fn worker_loop(shared: &Shared, worker: usize) {
         // SAFETY: this worker takes part in the current job, so that the caller does not touch the cell until this
         // worker has decremented `pending`; the store was made before the signal seen above.
         let job = unsafe { *shared.job.get() };
-        if let Some(Job { task, n_tasks }) = job {
+        if let Some(Job { task, n_tasks, active }) = job {
             // SAFETY: the closure outlives the job: `run` waits for `pending` before it returns or unwinds.
             let task = unsafe { &*task };
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| shared.work(task, n_tasks, worker))) {
-                shared.next.0.store(n_tasks, Ordering::Relaxed);
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| shared.work(task, n_tasks, active, worker))) {
+                shared.skip_tasks(n_tasks);
                 lock(&shared.panic).get_or_insert(payload);
             }
         }

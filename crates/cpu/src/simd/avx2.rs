@@ -2,17 +2,17 @@
 
 use std::arch::x86_64::*;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{Kernel, Simd};
 
-/// Proof that the host has AVX2 and FMA.
+/// Proof that the host has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2(());
 
 /// # Safety
-/// The host must have AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
+/// The host must have AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx2(()))
 }
@@ -149,6 +149,16 @@ impl Simd for Avx2 {
             let half = _mm_loadu_si128(src.cast());
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
         }
+    }
+    #[inline(always)]
+    unsafe fn load_f16_ptr(self, src: *const f16) -> __m256 {
+        // SAFETY: the caller's promise; the host has F16C.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(src.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8_ptr(self, src: *const i8) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(src.cast()))) }
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ pub mod rows;
 #[cfg(test)]
 mod tests;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -68,6 +68,16 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// They must be readable.
     unsafe fn load_bf16_ptr(self, src: *const bf16) -> Self::F;
+    /// Loads and widens `LANES` elements.
+    ///
+    /// # Safety
+    /// They must be readable.
+    unsafe fn load_f16_ptr(self, src: *const f16) -> Self::F;
+    /// Loads `LANES` integers as `f32`.
+    ///
+    /// # Safety
+    /// They must be readable.
+    unsafe fn load_i8_ptr(self, src: *const i8) -> Self::F;
     /// `dst[j * dst_stride + i] = src[i * src_stride + j]` for `i, j < 8`, whatever the bits mean. `src` need not be
     /// aligned.
     ///
@@ -151,12 +161,10 @@ pub fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
-/// Types of weights and activations that the CPU computes with: stored as themselves, calculated in `f32`.
-pub trait CpuElem: verve_ops::Real {
+/// Types of stored numbers, calculated with in `f32`.
+pub trait Stored: verve_ops::Element {
     /// Loads up to `LANES` elements as `f32`.
     fn load<S: Simd>(s: S, src: &[Self]) -> S::F;
-    /// Rounds and stores up to `LANES` elements.
-    fn store<S: Simd>(s: S, v: S::F, dst: &mut [Self]);
     /// Loads `LANES` elements as `f32`.
     ///
     /// # Safety
@@ -164,14 +172,16 @@ pub trait CpuElem: verve_ops::Real {
     unsafe fn load_ptr<S: Simd>(s: S, src: *const Self) -> S::F;
 }
 
-impl CpuElem for f32 {
+/// Types of weights and activations that the CPU computes with: stored as themselves, calculated in `f32`.
+pub trait CpuElem: Stored + verve_ops::Real {
+    /// Rounds and stores up to `LANES` elements.
+    fn store<S: Simd>(s: S, v: S::F, dst: &mut [Self]);
+}
+
+impl Stored for f32 {
     #[inline(always)]
     fn load<S: Simd>(s: S, src: &[f32]) -> S::F {
         s.load(src)
-    }
-    #[inline(always)]
-    fn store<S: Simd>(s: S, v: S::F, dst: &mut [f32]) {
-        s.store(v, dst);
     }
     #[inline(always)]
     unsafe fn load_ptr<S: Simd>(s: S, src: *const f32) -> S::F {
@@ -180,14 +190,17 @@ impl CpuElem for f32 {
     }
 }
 
-impl CpuElem for bf16 {
+impl CpuElem for f32 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::F, dst: &mut [f32]) {
+        s.store(v, dst);
+    }
+}
+
+impl Stored for bf16 {
     #[inline(always)]
     fn load<S: Simd>(s: S, src: &[bf16]) -> S::F {
         s.load_bf16(src)
-    }
-    #[inline(always)]
-    fn store<S: Simd>(s: S, v: S::F, dst: &mut [bf16]) {
-        s.store_bf16(v, dst);
     }
     #[inline(always)]
     unsafe fn load_ptr<S: Simd>(s: S, src: *const bf16) -> S::F {
@@ -195,3 +208,41 @@ impl CpuElem for bf16 {
         unsafe { s.load_bf16_ptr(src) }
     }
 }
+
+impl CpuElem for bf16 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::F, dst: &mut [bf16]) {
+        s.store_bf16(v, dst);
+    }
+}
+
+/// Most lanes of a vector at any level.
+const MOST_LANES: usize = 16;
+
+/// Loads what is left at the end of a slice through memory of its own.
+macro_rules! stored {
+    ($type:ty, $load_ptr:ident) => {
+        impl Stored for $type {
+            #[inline(always)]
+            fn load<S: Simd>(s: S, src: &[$type]) -> S::F {
+                const { assert!(S::LANES <= MOST_LANES) };
+                let mut part = [<$type>::default(); MOST_LANES];
+                let from = if src.len() >= S::LANES {
+                    src.as_ptr()
+                } else {
+                    part[..src.len()].copy_from_slice(src);
+                    part.as_ptr()
+                };
+                // SAFETY: `LANES` elements are in the slice, or in the array.
+                unsafe { s.$load_ptr(from) }
+            }
+            #[inline(always)]
+            unsafe fn load_ptr<S: Simd>(s: S, src: *const $type) -> S::F {
+                // SAFETY: the caller's promise.
+                unsafe { s.$load_ptr(src) }
+            }
+        }
+    };
+}
+stored!(f16, load_f16_ptr);
+stored!(i8, load_i8_ptr);

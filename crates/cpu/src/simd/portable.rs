@@ -1,6 +1,6 @@
 //! Vectors as arrays, for the compiler to vectorise.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{Kernel, Simd};
 
@@ -120,6 +120,16 @@ impl Simd for Portable {
     unsafe fn load_bf16_ptr(self, src: *const bf16) -> [f32; N] {
         // SAFETY: the caller's promise; arrays of `bf16` are aligned as `bf16`.
         self.load_bf16(unsafe { &*src.cast::<[bf16; N]>() })
+    }
+    #[inline(always)]
+    unsafe fn load_f16_ptr(self, src: *const f16) -> [f32; N] {
+        // SAFETY: the caller's promise.
+        unsafe { *src.cast::<[f16; N]>() }.map(f16::to_f32)
+    }
+    #[inline(always)]
+    unsafe fn load_i8_ptr(self, src: *const i8) -> [f32; N] {
+        // SAFETY: the caller's promise.
+        unsafe { *src.cast::<[i8; N]>() }.map(f32::from)
     }
 
     #[inline(always)]

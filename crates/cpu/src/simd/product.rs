@@ -3,7 +3,7 @@
 //! Every element of the result is one chain of multiply-adds in increasing depth, whatever the tile it falls in: the bits
 //! do not depend on how rows are grouped.
 
-use super::{CpuElem, Kernel, Simd};
+use super::{Kernel, Simd, Stored};
 
 /// What the chain of a result element begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct Product<'a, B> {
     pub span: Span<'a>,
 }
 
-impl<B: CpuElem> Kernel for Product<'_, B> {
+impl<B: Stored> Kernel for Product<'_, B> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -127,7 +127,7 @@ struct Tile<B> {
     start: Start,
 }
 
-impl<B: CpuElem> Tile<B> {
+impl<B: Stored> Tile<B> {
     /// `R` rows and all columns.
     ///
     /// # Safety

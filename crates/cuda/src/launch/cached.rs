@@ -1,12 +1,14 @@
 //! The paged KV cache: writing to it, and attention over it.
 
 use verve_ops::args::{AttentionCached, KvWrite};
-use verve_ops::{Buffer, KV_BLOCK};
+use verve_ops::{Buffer, KV_BLOCK, KvFormat, KvLayer};
 
 use super::attention::{Width, aligned};
 use crate::args::Args;
 use crate::backend::{CudaBackend, CudaElem};
+use crate::buffer::CudaBuf;
 use crate::device::{ElemKind, Grid};
+use crate::error::DeviceError;
 use crate::kernels;
 
 /// Blocks of the cache in a chunk of context, whose sums stand alone: 256 positions, as in `paged_attention.cu`.
@@ -22,9 +24,25 @@ const PAIRS: usize = 64;
 /// Up to this many rows of a sequence are computed row by row; so are all in a call of no more.
 const SHORT_RUN: usize = 4;
 
+/// Keys and values as activations are. The kernels know no other format: where the cache has one, that is remembered as the
+/// device's failure.
+fn plain<'a, E: CudaElem>(
+    backend: &CudaBackend<E>,
+    cache: &'a KvLayer<CudaBackend<E>>,
+) -> Option<(&'a CudaBuf<E>, &'a CudaBuf<E>)> {
+    let format = match cache {
+        KvLayer::Elem { keys, values } => return Some((keys, values)),
+        KvLayer::F16 { .. } => KvFormat::F16,
+        KvLayer::Int8 { .. } => KvFormat::Int8,
+    };
+    backend.remember(DeviceError::KvFormat { format: format.name() });
+    None
+}
+
 /// Writes the keys and values of new tokens.
 pub fn write<E: CudaElem>(backend: &CudaBackend<E>, args: KvWrite<'_, CudaBackend<E>>) {
-    let KvWrite { qkv, n_heads, rows, slots, keys, values, shape } = args;
+    let KvWrite { qkv, n_heads, rows, slots, cache, shape } = args;
+    let Some((keys, values)) = plain(backend, cache) else { return };
     let args = Args::new()
         .buf(qkv)
         .buf(slots)
@@ -53,7 +71,8 @@ fn kernel_names(width: Width) -> (&'static str, &'static str) {
 /// Attention of new tokens over everything cached for their sequence. Which rows belong to which sequence is only known on
 /// the device: both kernels look, and each computes the rows that are its own.
 pub fn attention<E: CudaElem>(backend: &CudaBackend<E>, args: AttentionCached<'_, CudaBackend<E>>) {
-    let AttentionCached { qkv, keys, values, out, batch, n_heads, window, scale, shape } = args;
+    let AttentionCached { qkv, cache, out, batch, n_heads, window, scale, shape } = args;
+    let Some((keys, values)) = plain(backend, cache) else { return };
     let (rows, n_kv_heads, d_head) = (batch.rows, shape.n_kv_heads, shape.d_head);
     if rows == 0 || d_head == 0 {
         return;

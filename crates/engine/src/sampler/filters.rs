@@ -7,14 +7,10 @@ use super::{History, Sampler};
 use crate::params::SamplingParams;
 
 impl Sampler {
-    /// Steps 8 and 10 to 13: sets the weights of tokens that they leave out to 0.
+    /// Steps 8 and 11 to 13: sets the weights of tokens that they leave out to 0.
     pub(super) fn filter(&mut self, params: &SamplingParams, history: &History) {
         if let Some(bits) = history.most_bits() {
             return self.keep_unsurprising(bits);
-        }
-        if params.top_k > 0 && params.top_k < self.logits.len() {
-            self.rank_best(params.top_k);
-            self.keep_ranked(f32::INFINITY);
         }
         if params.top_p < 1.0 {
             self.keep_likeliest(f64::from(params.top_p));

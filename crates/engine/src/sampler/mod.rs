@@ -179,7 +179,7 @@ impl Sampler {
         } else if params.temperature == 0.0 {
             best.or_else(|| first_of(&self.logits, max)).map(|id| (id, None))
         } else {
-            self.weigh(params, max, sigmas);
+            self.weigh(params, max, sigmas, history);
             self.filter(params, history);
             filters::draw(&self.weights, draws.uniform(index as u64)).map(|id| (id, self.surprise(id, history)))
         };
@@ -254,14 +254,26 @@ impl Sampler {
         }
     }
 
-    /// Steps 7 and 9: logits relative to the greatest over the temperature, and their exponentials.
-    fn weigh(&mut self, params: &SamplingParams, max: f32, sigmas: Option<f32>) {
+    /// Steps 7 and 9: logits relative to the greatest over the temperature. Step 10, unless mirostat takes its place. The
+    /// exponentials of those that are left.
+    fn weigh(&mut self, params: &SamplingParams, max: f32, sigmas: Option<f32>, history: &History) {
         let least = sigmas.map_or(f32::NEG_INFINITY, |sigmas| -sigmas);
-        self.weights.resize(self.logits.len(), 0.0);
-        for (weight, logit) in self.weights.iter_mut().zip(&mut self.logits) {
+        for logit in &mut self.logits {
             let below = *logit - max;
             *logit = if below >= least { below / params.temperature } else { f32::NEG_INFINITY };
-            *weight = exp(*logit);
+        }
+        self.weights.resize(self.logits.len(), 0.0);
+        let is_cut = params.top_k > 0 && params.top_k < self.logits.len() && history.most_bits().is_none();
+        if !is_cut {
+            self.weights.iter_mut().zip(&self.logits).for_each(|(weight, &logit)| *weight = exp(logit));
+            return;
+        }
+        // Of most vocabularies few tokens are left: the others need no exponential.
+        self.rank_best(params.top_k);
+        self.weights.fill(0.0);
+        for &rank in &self.ranks {
+            let id = ranked_id(rank) as usize;
+            self.weights[id] = exp(self.logits[id]);
         }
     }
 }

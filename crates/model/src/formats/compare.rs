@@ -1,7 +1,7 @@
 //! Whether two models on disk compute the same.
 
 use verve_ops::quant::ActivationPrecision;
-use verve_ops::{InferBackend, KV_BLOCK, Real};
+use verve_ops::{InferBackend, KV_BLOCK, KvFormat, Real};
 
 use super::ModelFile;
 use crate::error::ModelError;
@@ -47,7 +47,7 @@ pub fn logits<B: InferBackend>(
     };
     let limits = StepLimits { max_rows: rows, max_sequences: 1, max_blocks: 1 };
     let mut workspace = InferStep::new(backend, config, limits)?;
-    let mut cache = KvCache::new(backend, config, 1)?;
+    let mut cache = KvCache::new(backend, config, 1, KvFormat::Elem)?;
     let positions: Vec<u32> = (0..rows as u32).collect();
     let batch = StepBatch {
         tokens,

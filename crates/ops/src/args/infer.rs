@@ -2,7 +2,7 @@
 
 use super::{Accs, Elems, Ids, at_least, check_heads, same};
 use crate::shape::*;
-use crate::{Backend, Buffer, InferBackend};
+use crate::{Backend, Buffer, InferBackend, KvLayer};
 
 /// See [`InferBackend::embed_prepared`].
 pub struct EmbedPrepared<'a, B: InferBackend> {
@@ -127,10 +127,8 @@ pub struct KvWrite<'a, B: Backend> {
     pub rows: usize,
     /// `[rows]` at its beginning: block number x [`KV_BLOCK`] + place in the block.
     pub slots: &'a Ids<B>,
-    /// Keys of one layer, [`KvShape::len`] elements.
-    pub keys: &'a mut Elems<B>,
-    /// Values of one layer.
-    pub values: &'a mut Elems<B>,
+    /// Keys and values of one layer.
+    pub cache: &'a mut KvLayer<B>,
     /// Sizes of the cache.
     pub shape: KvShape,
 }
@@ -141,8 +139,7 @@ impl<B: Backend> KvWrite<'_, B> {
         let s = &self.shape;
         at_least("kv_write", "qkv", self.qkv.len(), self.rows * (self.n_heads + 2 * s.n_kv_heads) * s.d_head, s);
         at_least("kv_write", "slots", self.slots.len(), self.rows, s);
-        same("kv_write", "keys", self.keys.len(), s.len(), s);
-        same("kv_write", "values", self.values.len(), s.len(), s);
+        self.cache.check("kv_write", s);
     }
 }
 
@@ -165,10 +162,8 @@ pub struct RaggedBatch<'a, B: Backend> {
 pub struct AttentionCached<'a, B: Backend> {
     /// `[rows, (H + 2K) D]` at its beginning; only the queries are read.
     pub qkv: &'a Elems<B>,
-    /// Keys of one layer.
-    pub keys: &'a Elems<B>,
-    /// Values of one layer.
-    pub values: &'a Elems<B>,
+    /// Keys and values of one layer.
+    pub cache: &'a KvLayer<B>,
     /// `[rows, H D]` at its beginning.
     pub out: &'a mut Elems<B>,
     /// Rows, positions, blocks.
@@ -194,7 +189,6 @@ impl<B: Backend> AttentionCached<'_, B> {
         at_least("attention_cached", "out", self.out.len(), rows * self.n_heads * s.d_head, s);
         at_least("attention_cached", "sequences", self.batch.sequences.len(), rows, s);
         at_least("attention_cached", "positions", self.batch.positions.len(), rows, s);
-        same("attention_cached", "keys", self.keys.len(), s.len(), s);
-        same("attention_cached", "values", self.values.len(), s.len(), s);
+        self.cache.check("attention_cached", s);
     }
 }

@@ -14,7 +14,7 @@ type Ids<B> = <B as Backend>::Buf<u32>;
 
 /// Panics unless a buffer has exactly the length its shape implies.
 #[track_caller]
-fn same(op: &str, field: &str, found: usize, expected: usize, shape: &dyn std::fmt::Debug) {
+pub(crate) fn same(op: &str, field: &str, found: usize, expected: usize, shape: &dyn std::fmt::Debug) {
     assert!(found == expected, "{op}: {field} has {found} elements, {shape:?} implies {expected}");
 }
 

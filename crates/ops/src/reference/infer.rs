@@ -1,6 +1,8 @@
 //! What generation needs: "prepared" weights (a plain copy) and attention over a paged KV cache, laid out as
 //! `[block][token in block][K][D]`.
 
+use half::f16;
+
 use super::activation::apply;
 use super::attention::{attend, first_visible};
 use super::embed::embed_rows;
@@ -8,7 +10,7 @@ use super::linear::products;
 use super::{HostBuf, Reference, Scalar, check_index};
 use crate::args::{AttentionCached, EmbedPrepared, GatherRows, InferEpilogue, KvWrite, LinearPrepared, Logits};
 use crate::quant::{ActivationBlock, ActivationPrecision, QuantKind, QuantPart, check_parts};
-use crate::{KV_BLOCK, KvShape, LinearShape};
+use crate::{KV_BLOCK, KvLayer, KvShape, LinearShape, quantize_head, to_f16};
 
 /// A weight matrix `[d_out, d_in]` as it is, or dequantised.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,27 +142,66 @@ fn cache_at(shape: &KvShape, slot: usize, kv_head: usize) -> usize {
     (slot * shape.n_kv_heads + kv_head) * shape.d_head
 }
 
-/// `keys[slots[n]] = k[n]`, `values[slots[n]] = v[n]`.
+/// `keys[slots[n]] = k[n]`, `values[slots[n]] = v[n]`, in the cache's format.
 pub(super) fn kv_write<R: Scalar>(args: KvWrite<'_, Reference<R>>) {
     args.check();
-    let KvWrite { qkv, n_heads, rows, slots, keys, values, shape } = args;
+    let KvWrite { qkv, n_heads, rows, slots, cache, shape } = args;
     let (qkv, slots) = (qkv.as_slice(), slots.as_slice());
-    let (keys, values) = (keys.as_mut_slice(), values.as_mut_slice());
-    let kv_width = shape.n_kv_heads * shape.d_head;
-    let row_width = n_heads * shape.d_head + 2 * kv_width;
+    let d = shape.d_head;
+    let kv_width = shape.n_kv_heads * d;
+    let row_width = n_heads * d + 2 * kv_width;
     for n in 0..rows {
         let slot = check_index("kv_write", "slots", n, slots[n], shape.n_blocks * KV_BLOCK);
-        let (key, value) = qkv[n * row_width + n_heads * shape.d_head..][..2 * kv_width].split_at(kv_width);
-        keys[cache_at(&shape, slot, 0)..][..kv_width].copy_from_slice(key);
-        values[cache_at(&shape, slot, 0)..][..kv_width].copy_from_slice(value);
+        let (key, value) = qkv[n * row_width + n_heads * d..][..2 * kv_width].split_at(kv_width);
+        let at = cache_at(&shape, slot, 0);
+        match cache {
+            KvLayer::Elem { keys, values } => {
+                keys.as_mut_slice()[at..][..kv_width].copy_from_slice(key);
+                values.as_mut_slice()[at..][..kv_width].copy_from_slice(value);
+            }
+            KvLayer::F16 { keys, values } => {
+                for (cache, new) in [(keys, key), (values, value)] {
+                    let places = &mut cache.as_mut_slice()[at..][..kv_width];
+                    places.iter_mut().zip(new).for_each(|(place, x)| *place = to_f16(x.to_f32()));
+                }
+            }
+            KvLayer::Int8 { keys, values, key_scales, value_scales } => {
+                for (codes, scales, new) in [(keys, key_scales, key), (values, value_scales, value)] {
+                    let heads = codes.as_mut_slice()[at..][..kv_width].chunks_exact_mut(d).zip(new.chunks_exact(d));
+                    for (head, (codes, new)) in heads.enumerate() {
+                        let new: Vec<f32> = new.iter().map(|x| x.to_f32()).collect();
+                        scales.as_mut_slice()[slot * shape.n_kv_heads + head] = quantize_head(&new, codes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// All keys, and all values, as numbers.
+fn cached<R: Scalar>(cache: &KvLayer<Reference<R>>, shape: &KvShape) -> [Vec<R>; 2] {
+    let halves = |codes: &[f16]| codes.iter().map(|x| R::from_f32(x.to_f32())).collect();
+    let codes = |codes: &[i8], scales: &[f32]| {
+        let heads = codes.chunks_exact(shape.d_head).zip(scales);
+        heads
+            .flat_map(|(codes, scale)| codes.iter().map(|&q| R::from_f32(*scale) * R::from_f32(f32::from(q))))
+            .collect()
+    };
+    match cache {
+        KvLayer::Elem { keys, values } => [keys.as_slice().to_vec(), values.as_slice().to_vec()],
+        KvLayer::F16 { keys, values } => [halves(keys.as_slice()), halves(values.as_slice())],
+        KvLayer::Int8 { keys, values, key_scales, value_scales } => {
+            [codes(keys.as_slice(), key_scales.as_slice()), codes(values.as_slice(), value_scales.as_slice())]
+        }
     }
 }
 
 /// For each row and head: [`attend`] to the visible positions of the row's sequence, found through the block table.
 pub(super) fn attention_cached<R: Scalar>(args: AttentionCached<'_, Reference<R>>) {
     args.check();
-    let AttentionCached { qkv, keys, values, out, batch, n_heads, window, scale, shape } = args;
-    let (qkv, keys, values, out) = (qkv.as_slice(), keys.as_slice(), values.as_slice(), out.as_mut_slice());
+    let AttentionCached { qkv, cache, out, batch, n_heads, window, scale, shape } = args;
+    let [keys, values] = cached(cache, &shape);
+    let (qkv, out) = (qkv.as_slice(), out.as_mut_slice());
     let (positions, block_table) = (batch.positions.as_slice(), batch.block_table.as_slice());
     let n_sequences = block_table.len().checked_div(batch.max_blocks).unwrap_or(0);
     let d = shape.d_head;

@@ -1,8 +1,9 @@
 //! Attention over the paged KV cache.
 
+use half::f16;
 use verve_ops::args::{AttentionCached, KvWrite, RaggedBatch};
 use verve_ops::reference::Reference;
-use verve_ops::{AttnShape, Backend, InferBackend, KV_BLOCK, KvShape};
+use verve_ops::{AttnShape, Backend, InferBackend, KV_BLOCK, KvFormat, KvLayer, KvShape};
 
 use super::attention::AttentionCase;
 use super::case::{Case, Outputs};
@@ -87,12 +88,29 @@ impl CachedCase {
         schedule
     }
 
+    /// A cache that is NaN where it is not written.
+    fn cache<X: InferBackend>(&self, host: Host<'_, X>, format: KvFormat) -> KvLayer<X> {
+        let (len, n) = (self.kv.len(), self.kv.n_vectors());
+        match format {
+            KvFormat::Elem => KvLayer::Elem { keys: host.unset(len), values: host.unset(len) },
+            KvFormat::F16 => {
+                let unset = || host.buffer(&vec![f16::NAN; len]);
+                KvLayer::F16 { keys: unset(), values: unset() }
+            }
+            KvFormat::Int8 => {
+                let codes = || host.buffer(&vec![i8::MIN; len]);
+                let scales = || host.buffer(&vec![f32::NAN; n]);
+                KvLayer::Int8 { keys: codes(), values: codes(), key_scales: scales(), value_scales: scales() }
+            }
+        }
+    }
+
     /// Runs the schedule and returns the outputs of each sequence in order. All of the cache that is not written is NaN.
-    fn run<X: InferBackend>(&self, host: Host<'_, X>, schedule: &Schedule) -> Vec<Vec<f64>> {
+    fn run<X: InferBackend>(&self, host: Host<'_, X>, format: KvFormat, schedule: &Schedule) -> Vec<Vec<f64>> {
         let (n_heads, n_kv_heads) = self.layer.heads;
         let qkv_width = (n_heads + 2 * n_kv_heads) * self.layer.d_head;
         let out_width = n_heads * self.layer.d_head;
-        let (mut keys, mut values) = (host.unset(self.kv.len()), host.unset(self.kv.len()));
+        let mut cache = self.cache(host, format);
         let block_table = host.buffer(&self.block_table);
         let mut outputs = vec![Vec::new(); self.sequences.len()];
         let mut done = vec![0; self.sequences.len()];
@@ -114,15 +132,13 @@ impl CachedCase {
                 n_heads,
                 rows,
                 slots: &host.long_ids(&slots),
-                keys: &mut keys,
-                values: &mut values,
+                cache: &mut cache,
                 shape: self.kv,
             });
             let mut out = host.unset_long(rows * out_width);
             host.0.attention_cached(AttentionCached {
                 qkv: &qkv,
-                keys: &keys,
-                values: &values,
+                cache: &cache,
                 out: &mut out,
                 batch: RaggedBatch {
                     rows,
@@ -165,25 +181,23 @@ fn layers() -> Vec<Layer> {
     ]
 }
 
-/// Prefill equals `attention` within tolerance; prefill at once, token by token and in chunks, and alone or in a batch, are
-/// equal bit for bit.
-pub fn attention_cached<B: InferBackend>(backend: &B) {
+/// Prefill equals `attention` within tolerance, with what the cache rounds where it does; prefill at once, token by token and in
+/// chunks, and alone or in a batch, are equal bit for bit.
+pub fn attention_cached<B: InferBackend>(backend: &B, format: KvFormat) {
     let host = Host(backend);
     for (i, layer) in layers().into_iter().enumerate() {
         let seed = 1700 + i as u64;
         let case = CachedCase::new::<B>(seed, layer);
-        let label = format!("attention_cached {:?} on {}", case.layer, backend.describe());
-        let at_once = case.run(host, &case.at_once());
-        for (sequence, found) in case.sequences.iter().zip(&at_once) {
-            let expected = sequence.run(Host(&Reference::<f64>::new()));
+        let label = format!("attention_cached {:?} over {format:?} on {}", case.layer, backend.describe());
+        let at_once = case.run(host, format, &case.at_once());
+        // In 64 bits, with a cache that rounds the same way.
+        let rounded = case.run(Host(&Reference::<f64>::new()), format, &case.at_once());
+        for ((sequence, found), rounded) in case.sequences.iter().zip(&at_once).zip(&rounded) {
+            let exact = sequence.run(Host(&Reference::<f64>::new()));
+            let expected = if format == KvFormat::Elem { exact.values("out") } else { rounded };
             let class = Class::Softmax(sequence.shape.seq_len + sequence.shape.d_head);
             let bound = bound::<B::Elem, B::Acc>(class, Stored::Elem, 1.0);
-            assert_close(
-                &format!("{label}, sequence of {}", sequence.shape.seq_len),
-                found,
-                expected.values("out"),
-                bound,
-            );
+            assert_close(&format!("{label}, sequence of {}", sequence.shape.seq_len), found, expected, bound);
         }
         let schedules = [
             ("token by token", case.one_by_one()),
@@ -191,7 +205,7 @@ pub fn attention_cached<B: InferBackend>(backend: &B) {
             ("in other chunks", case.in_chunks(2)),
         ];
         for (how, schedule) in schedules {
-            for (found, expected) in case.run(host, &schedule).iter().zip(&at_once) {
+            for (found, expected) in case.run(host, format, &schedule).iter().zip(&at_once) {
                 assert_bits(&format!("{label}: {how} and at once"), found, expected);
             }
         }
@@ -202,7 +216,7 @@ pub fn attention_cached<B: InferBackend>(backend: &B) {
             );
             assert_bits(
                 &format!("{label}: sequence {s} alone and in a batch"),
-                &alone.run(host, &alone.in_chunks(3))[0],
+                &alone.run(host, format, &alone.in_chunks(3))[0],
                 expected,
             );
         }
@@ -213,9 +227,11 @@ pub fn attention_cached<B: InferBackend>(backend: &B) {
 pub fn outputs<B: InferBackend>(backend: &B) -> Vec<(String, Outputs)> {
     let output = |(i, layer): (usize, Layer)| {
         let case = CachedCase::new::<B>(1700 + i as u64, layer);
-        let mut outputs = Outputs::default();
-        outputs.elem("out", case.run(Host(backend), &case.in_chunks(1)).concat(), Class::Exact);
-        (format!("attention_cached {:?}", case.layer), outputs)
+        [KvFormat::Elem, KvFormat::F16, KvFormat::Int8].map(|format| {
+            let mut outputs = Outputs::default();
+            outputs.elem("out", case.run(Host(backend), format, &case.in_chunks(1)).concat(), Class::Exact);
+            (format!("attention_cached {:?} over {format:?}", case.layer), outputs)
+        })
     };
-    layers().into_iter().enumerate().map(output).collect()
+    layers().into_iter().enumerate().flat_map(output).collect()
 }

@@ -86,8 +86,8 @@ pub fn sizes<B: InferBackend>(backend: &B) {
         backend.gather_rows(GatherRows { inp: &elems(12), rows: &ids(3), n_rows: 3, out: &mut elems(11), cols: 4 });
     });
     panics("kv_write", "kv_write: keys", || {
-        let (keys, values) = (&mut elems(KV.len() - 1), &mut elems(KV.len()));
-        backend.kv_write(KvWrite { qkv: &elems(96), n_heads: 2, rows: 3, slots: &ids(3), keys, values, shape: KV });
+        let cache = &mut KvLayer::Elem { keys: elems(KV.len() - 1), values: elems(KV.len()) };
+        backend.kv_write(KvWrite { qkv: &elems(96), n_heads: 2, rows: 3, slots: &ids(3), cache, shape: KV });
     });
     panics("attention_cached", "attention_cached: out", || attend(backend, 47, 0, 0, 0));
 }
@@ -95,7 +95,8 @@ pub fn sizes<B: InferBackend>(backend: &B) {
 /// Attention of three rows over a cache, all rows with the same sequence, position and block.
 fn attend<B: InferBackend>(backend: &B, out_len: usize, sequence: u32, position: u32, block: u32) {
     let host = Host(backend);
-    let cache = host.elems(&vec![0.5; KV.len()]);
+    let elems = || host.elems(&vec![0.5; KV.len()]);
+    let cache = KvLayer::Elem { keys: elems(), values: elems() };
     let batch = RaggedBatch {
         rows: 3,
         sequences: &host.buffer(&[sequence; 3]),
@@ -106,8 +107,7 @@ fn attend<B: InferBackend>(backend: &B, out_len: usize, sequence: u32, position:
     let (qkv, mut out) = (host.elems(&[0.5; 96]), host.unset(out_len));
     backend.attention_cached(AttentionCached {
         qkv: &qkv,
-        keys: &cache,
-        values: &cache,
+        cache: &cache,
         out: &mut out,
         batch,
         n_heads: 2,
@@ -332,8 +332,9 @@ pub fn ids_out_of_range<B: InferBackend>(backend: &B) {
         });
     });
     panics("kv_write of a slot", "slot", || {
-        let (slots, keys, values) = (host.buffer(&[0, 128, 1]), &mut elems(KV.len()), &mut elems(KV.len()));
-        backend.kv_write(KvWrite { qkv: &elems(96), n_heads: 2, rows: 3, slots: &slots, keys, values, shape: KV });
+        let cache = &mut KvLayer::Elem { keys: elems(KV.len()), values: elems(KV.len()) };
+        let slots = host.buffer(&[0, 128, 1]);
+        backend.kv_write(KvWrite { qkv: &elems(96), n_heads: 2, rows: 3, slots: &slots, cache, shape: KV });
     });
     panics("attention_cached of a sequence", "sequence", || attend(backend, 48, 2, 0, 0));
     panics("attention_cached of a position", "position", || attend(backend, 48, 0, 128, 0));

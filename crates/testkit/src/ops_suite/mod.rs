@@ -35,7 +35,7 @@ mod quantized;
 mod rope;
 mod transfers;
 
-use verve_ops::{Backend, InferBackend};
+use verve_ops::{Backend, InferBackend, KvFormat};
 
 /// `alloc`, `upload`, `download`, `copy`, `fill_zero`.
 pub fn moves<B: Backend>(backend: &B) {
@@ -135,7 +135,17 @@ pub fn gather_rows<B: InferBackend>(backend: &B) {
 /// `kv_write` and `attention_cached`: within tolerance of `attention`; the same bits for a prompt at once, token by token
 /// and in chunks, alone and in a batch, wherever its blocks lie.
 pub fn attention_cached<B: InferBackend>(backend: &B) {
-    cached::attention_cached(backend);
+    cached::attention_cached(backend, KvFormat::Elem);
+}
+
+/// [`attention_cached`] over keys and values in half precision.
+pub fn attention_cached_f16<B: InferBackend>(backend: &B) {
+    cached::attention_cached(backend, KvFormat::F16);
+}
+
+/// [`attention_cached`] over keys and values of 8 bits.
+pub fn attention_cached_int8<B: InferBackend>(backend: &B) {
+    cached::attention_cached(backend, KvFormat::Int8);
 }
 
 /// One row alone and the same row among others give the same bits, for every operation of a generation step.
@@ -232,7 +242,8 @@ macro_rules! backend_tests {
         $crate::backend_tests!(
             $make;
             moves round sum_squares embed norm head_norm scaled_sum linear linear_backward activation rope attention attention_backward
-            head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached rows_are_independent
+            head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached attention_cached_f16
+            attention_cached_int8 rows_are_independent
             quantized_products quantized_rows_are_independent quantized_embed quantized_damaged int8_products int8_hostile
             wrong_sizes ids_out_of_range
         );

@@ -9,10 +9,9 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use verve_engine::{Engine, EngineOptions, Event, Request, SamplingParams};
 use verve_model::InferWeights;
-use verve_ops::quant::ActivationPrecision;
 
 use super::{Bench, Figure, median};
-use crate::args::{BenchArgs, Dtype};
+use crate::args::{BenchArgs, Dtype, Precision};
 use crate::commands::generate::own_dtype;
 use crate::commands::model::{Model, check_memory};
 use crate::device::{Device, OnBackend, on_backend};
@@ -40,7 +39,7 @@ struct Job<'a> {
     bench: &'a Bench,
     path: PathBuf,
     dtype: Dtype,
-    precision: ActivationPrecision,
+    precision: Precision,
 }
 
 /// When the first and the last token of a batch came, seconds after its start.
@@ -59,6 +58,7 @@ impl OnBackend for Job<'_> {
         let model = Model::open(&self.path)?;
         let config = model.checkpoint.config();
         let options = EngineOptions {
+            kv_format: self.precision.kv,
             max_sequences: MANY,
             max_rows: PREFILL,
             max_prompt_rows: PREFILL,
@@ -67,7 +67,7 @@ impl OnBackend for Job<'_> {
             ..EngineOptions::default()
         };
         check_memory(&backend, &model, &options)?;
-        let weights = model.checkpoint.infer_weights(&backend, self.precision)?;
+        let weights = model.checkpoint.infer_weights(&backend, self.precision.activations)?;
         let bytes = InferWeights::bytes(&backend, config, model.checkpoint.formats()?.as_ref()) as f64;
         let vocabulary = model.vocabulary();
         let mut engine = Engine::new(&backend, config, weights, &vocabulary, &options)?;
@@ -77,7 +77,8 @@ impl OnBackend for Job<'_> {
         let facts = json!({
             "model": self.path.file_name().map(|name| name.to_string_lossy().into_owned()),
             "dtype": super::dtype_name(self.dtype),
-            "activations": format!("{:?}", self.precision).to_lowercase(),
+            "activations": format!("{:?}", self.precision.activations).to_lowercase(),
+            "kv_cache": self.precision.kv.name(),
             "weight_bytes": bytes,
             "rounds": ROUNDS,
         });

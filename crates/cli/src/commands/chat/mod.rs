@@ -9,14 +9,13 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 use verve_chat::{ChatFormat, ChatInput, Encoded, Message, Role};
 use verve_engine::{Engine, EngineError, EngineOptions, Event, Finish, FinishReason, Request, SamplingParams};
-use verve_ops::quant::ActivationPrecision;
 use verve_tokenizer::Tokenizer;
 
 use self::input::{HELP, Input, Lines};
 use self::template::chat_format;
 use super::generate::{own_dtype, params};
 use super::model::{Model, check_memory};
-use crate::args::{ChatArgs, MachineArgs};
+use crate::args::{ChatArgs, MachineArgs, Precision};
 use crate::device::{Device, OnBackend, on_backend};
 use crate::{interrupt, output};
 
@@ -142,7 +141,7 @@ fn show_only(model: &Model, format: &ChatFormat, mut conversation: Conversation,
 
 struct ChatJob {
     model: Model,
-    precision: ActivationPrecision,
+    precision: Precision,
     format: ChatFormat,
     conversation: Conversation,
     lines: Lines,
@@ -155,9 +154,14 @@ impl OnBackend for ChatJob {
         let Self { model, precision, format, mut conversation, mut lines } = self;
         let config = model.checkpoint.config();
         let context = conversation.context;
-        let options = EngineOptions { max_sequences: 1, max_context: Some(context), ..EngineOptions::default() };
+        let options = EngineOptions {
+            max_sequences: 1,
+            max_context: Some(context),
+            kv_format: precision.kv,
+            ..EngineOptions::default()
+        };
         check_memory(&backend, &model, &options)?;
-        let weights = model.checkpoint.infer_weights(&backend, precision)?;
+        let weights = model.checkpoint.infer_weights(&backend, precision.activations)?;
         let vocabulary = model.vocabulary_with_end(format.end_of_turn);
         let mut engine = Engine::new(&backend, config, weights, &vocabulary, &options)?;
         eprintln!("seed {}, context {context} tokens", conversation.params.seed);

@@ -7,11 +7,10 @@ use verve_engine::{
     BackendModel, DraftModel, Engine, EngineOptions, PromptLookup, Request, SamplingParams, Vocabulary,
 };
 use verve_model::formats::{FileType, ModelFile};
-use verve_ops::quant::ActivationPrecision;
 
 use self::one::PromptJob;
 use super::model::{Model, check_memory};
-use crate::args::{Dtype, GenerateArgs, GuessArgs, MachineArgs, SamplingArgs};
+use crate::args::{Dtype, GenerateArgs, GuessArgs, MachineArgs, Precision, SamplingArgs};
 use crate::device::{Device, on_backend};
 use crate::interrupt;
 
@@ -42,7 +41,7 @@ pub fn one(
     prompt: &str,
     params: SamplingParams,
     dtype: Option<Dtype>,
-    precision: ActivationPrecision,
+    precision: Precision,
 ) -> Result<()> {
     let setup = Setup::open(model, None, dtype, precision)?;
     let request = Request { prompt: setup.model.prompt(prompt), params, ..Request::default() };
@@ -56,16 +55,11 @@ struct Setup {
     guess: Option<GuessArgs>,
     draft: Option<Model>,
     dtype: Dtype,
-    precision: ActivationPrecision,
+    precision: Precision,
 }
 
 impl Setup {
-    fn open(
-        path: &Path,
-        guess: Option<&GuessArgs>,
-        dtype: Option<Dtype>,
-        precision: ActivationPrecision,
-    ) -> Result<Self> {
+    fn open(path: &Path, guess: Option<&GuessArgs>, dtype: Option<Dtype>, precision: Precision) -> Result<Self> {
         let model = Model::open(path)?;
         let draft = guess.and_then(|guess| guess.draft_model.as_deref()).map(Model::open).transpose()?;
         let dtype = dtype.map_or_else(|| own_dtype(&model.checkpoint), Ok)?;
@@ -94,10 +88,11 @@ impl Setup {
     ) -> Result<T> {
         let Self { model, draft, precision, .. } = self;
         let config = model.checkpoint.config();
+        let options = EngineOptions { kv_format: precision.kv, ..options };
         let options = self.with_guesses(options).for_requests(requests, config);
         let options = self.with_guesses(options);
         check_memory(backend, model, &options)?;
-        let weights = model.checkpoint.infer_weights(backend, *precision)?;
+        let weights = model.checkpoint.infer_weights(backend, precision.activations)?;
         let vocabulary = model.vocabulary();
         let mut engine = Engine::new(backend, config, weights, &vocabulary, &options)?;
         if let (Some(draft), Some(guess)) = (draft, &self.guess) {
@@ -105,7 +100,7 @@ impl Setup {
             let tokens = options.max_sequences * config.n_ctx;
             let options = EngineOptions { cache_tokens: Some(tokens), ..options };
             check_memory(backend, draft, &options)?;
-            let weights = draft.checkpoint.infer_weights(backend, *precision)?;
+            let weights = draft.checkpoint.infer_weights(backend, precision.activations)?;
             let small = BackendModel::new(backend, config, weights, &options)?;
             let drafter = DraftModel::new(small, guess.guesses, model.checkpoint.config().n_vocab)?;
             engine.core().set_drafter(Some(Box::new(drafter)));

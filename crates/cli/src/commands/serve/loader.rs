@@ -10,11 +10,12 @@ use verve_chat::ChatFormat;
 use verve_constrain::Rules;
 use verve_engine::{Engine, EngineOptions, PromptLookup, Requests, Vocabulary, engine_channel, memory_plan, serve};
 use verve_model::formats::ModelFile;
+use verve_ops::KvFormat;
 use verve_ops::quant::ActivationPrecision;
 use verve_server::{Loaded, ModelEntry, ModelLoader};
 
 use super::find::{Found, find};
-use crate::args::{Dtype, MachineArgs, ServeSettings};
+use crate::args::{Dtype, MachineArgs, Precision, ServeSettings};
 use crate::commands::chat::template::templates;
 use crate::commands::generate::own_dtype;
 use crate::commands::model::Model;
@@ -30,7 +31,7 @@ pub struct Sizes {
     queue: usize,
     context: Option<usize>,
     cache_tokens: Option<usize>,
-    precision: ActivationPrecision,
+    precision: Precision,
     dtype: Option<Dtype>,
     prompt_lookup: bool,
 }
@@ -38,18 +39,24 @@ pub struct Sizes {
 impl Sizes {
     /// As the settings have them.
     pub fn of(settings: &ServeSettings) -> Result<Self> {
-        let precision = match settings.activations.as_deref().unwrap_or("int16") {
+        let activations = match settings.activations.as_deref().unwrap_or("int16") {
             "f32" => ActivationPrecision::Exact,
             "int16" => ActivationPrecision::Int16,
             "int8" => ActivationPrecision::Int8,
             other => bail!("activations is {other:?}, must be f32, int16 or int8"),
+        };
+        let kv = match settings.kv_cache.as_deref().unwrap_or("as-is") {
+            "as-is" => KvFormat::Elem,
+            "f16" => KvFormat::F16,
+            "int8" => KvFormat::Int8,
+            other => bail!("kv_cache is {other:?}, must be as-is, f16 or int8"),
         };
         Ok(Self {
             max_sequences: settings.max_sequences.unwrap_or(16),
             queue: settings.queue.unwrap_or(1024),
             context: settings.context,
             cache_tokens: settings.cache_tokens,
-            precision,
+            precision: Precision { activations, kv },
             dtype: settings.dtype,
             prompt_lookup: settings.prompt_lookup.unwrap_or(false),
         })
@@ -65,6 +72,7 @@ impl Sizes {
         let options = EngineOptions {
             max_sequences: self.max_sequences,
             cache_tokens: Some(cache),
+            kv_format: self.precision.kv,
             max_context: Some(n_ctx),
             prompt_lookup: lookup,
             ..standard
@@ -200,7 +208,7 @@ impl Loader {
 }
 
 /// Names everything that an answer depends on besides the request: weights, tokenizer, program, arithmetic.
-fn fingerprint(path: &Path, model: &Model, precision: ActivationPrecision, dtype: Dtype, isa: &str) -> String {
+fn fingerprint(path: &Path, model: &Model, precision: Precision, dtype: Dtype, isa: &str) -> String {
     let length = std::fs::metadata(path).map_or(0, |meta| meta.len());
     let config = format!("{:?}", model.checkpoint.config());
     let parts =
@@ -213,7 +221,7 @@ struct ServeJob {
     /// The vocabulary comes when it is known; never if the tokenizer cannot be used.
     vocabularies: Receiver<Arc<Vocabulary>>,
     options: EngineOptions,
-    precision: ActivationPrecision,
+    precision: Precision,
     requests: Requests,
     ready: Sender<Result<(), String>>,
 }
@@ -223,7 +231,7 @@ impl OnBackend for ServeJob {
 
     fn run<B: Device>(self, backend: B) -> Result<()> {
         let Self { file, vocabularies, options, precision, requests, ready } = self;
-        let weights = file.infer_weights(&backend, precision)?;
+        let weights = file.infer_weights(&backend, precision.activations)?;
         let Ok(vocabulary) = vocabularies.recv() else { return Ok(()) };
         let mut engine = Engine::new(&backend, file.config(), weights, &vocabulary, &options)?;
         // Whoever loads the model waits for it.

@@ -71,7 +71,7 @@ impl<E: CpuElem> Kernel for Queries<'_, '_, E> {
             for block in tile.blocks() {
                 let at = (block - first_block) * block_len;
                 let (keys, values) = (&keys[at..][..block_len], &values[at..][..block_len]);
-                tile.absorb(s, &Block { number: block, keys, values, value_width: width, ahead: &[] });
+                tile.absorb(s, &Block { number: block, keys, values, value_width: width, scales: None, ahead: &[] });
             }
             for row in 0..tile.rows() {
                 lse.row(done + row)[0] = tile.finish(s, row, out.row(done + row));

@@ -1,7 +1,7 @@
 //! Bringing vectors of heads into `f32` working memory.
 
 use crate::CpuElem;
-use crate::simd::Simd;
+use crate::simd::{Simd, Stored};
 
 /// `dst = factor * src`, filled up with zeros.
 #[inline(always)]
@@ -18,7 +18,7 @@ pub(super) fn widen_scaled<S: Simd, E: CpuElem>(s: S, src: &[E], factor: f32, ds
 
 /// `dst[r] = src[r * stride..][..cols]` for `rows` rows, filled up with zeros to `width` columns and to the end of `dst`.
 #[inline(always)]
-pub(in crate::kernels) fn widen_rows<S: Simd, E: CpuElem>(
+pub(in crate::kernels) fn widen_rows<S: Simd, E: Stored>(
     s: S,
     src: &[E],
     stride: usize,

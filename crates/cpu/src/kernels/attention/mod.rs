@@ -16,7 +16,7 @@ use crate::simd::{LINE_BYTES, prefetch};
 pub(crate) use backward::backward;
 pub(crate) use forward::forward;
 pub(super) use load::widen_rows;
-pub(super) use tile::{Block, QueryTile};
+pub(super) use tile::{Block, QueryTile, Scales};
 
 /// Keys of one block: as many as in a block of the cache.
 pub(super) const KEYS: usize = KV_BLOCK;

@@ -7,7 +7,7 @@ use super::{KEYS, PLACES, fetch, take};
 use crate::CpuElem;
 use crate::simd::math::exp;
 use crate::simd::product::{Product, Span, Start};
-use crate::simd::{Simd, rows};
+use crate::simd::{Simd, Stored, rows};
 
 /// The most queries of a tile: whole register tiles, and all that belongs to a tile and a block fits in the first-level
 /// cache for heads of 64.
@@ -22,8 +22,17 @@ pub(in crate::kernels) struct Block<'a, K, V> {
     /// `[KEYS, value_width]`, finite up to the last position that a query sees.
     pub(in crate::kernels) values: &'a [V],
     pub(in crate::kernels) value_width: usize,
+    /// What keys and values are to be multiplied with, where they have scales.
+    pub(in crate::kernels) scales: Option<Scales<'a>>,
     /// What will be needed next: asked for while the weights are calculated.
     pub(in crate::kernels) ahead: &'a [K],
+}
+
+/// Scales of a block's keys and values. Behind the last position that is seen there may be anything.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Scales<'a> {
+    pub(in crate::kernels) keys: &'a [f32; KEYS],
+    pub(in crate::kernels) values: &'a [f32; KEYS],
 }
 
 /// Some queries, the positions that each sees, and what they have gathered so far.
@@ -129,7 +138,7 @@ impl<'a> QueryTile<'a> {
 
     /// Takes in a block.
     #[inline(always)]
-    pub(in crate::kernels) fn absorb<S: Simd, K: CpuElem, V: CpuElem>(&mut self, s: S, block: &Block<'_, K, V>) {
+    pub(in crate::kernels) fn absorb<S: Simd, K: Stored, V: Stored>(&mut self, s: S, block: &Block<'_, K, V>) {
         let rows = self.rows;
         let first = (block.number * KEYS) as u32;
         let (mut from, mut ends) = ([0; QUERIES], [0; QUERIES]);
@@ -153,10 +162,16 @@ impl<'a> QueryTile<'a> {
             span: if whole { Span::All } else { Span::Columns(&ends) },
         });
         fetch(block.ahead);
+        if let Some(scales) = block.scales {
+            self.scale_scores(s, scales.keys, &from, &ends);
+        }
         if whole {
             self.weigh(s, None);
         } else {
             self.weigh(s, Some((&from, &ends)));
+        }
+        if let Some(scales) = block.scales {
+            self.scale_scores(s, scales.values, &from, &ends);
         }
         s.call(Product {
             a: self.scores,
@@ -172,6 +187,21 @@ impl<'a> QueryTile<'a> {
             span: if whole { Span::All } else { Span::DepthBelow(&ends) },
         });
         self.begun = true;
+    }
+
+    /// Multiplies the scores, or weights, that each query sees; those that it does not see become 0.
+    #[inline(always)]
+    fn scale_scores<S: Simd>(&mut self, s: S, scales: &[f32; KEYS], from: &[u32; QUERIES], ends: &[u32; QUERIES]) {
+        let (scores, _) = self.scores.as_chunks_mut::<KEYS>();
+        for (r, scores) in scores[..self.rows].iter_mut().enumerate() {
+            let (from, end, zero) = (s.splat(from[r] as f32), s.splat(ends[r] as f32), s.splat(0.0));
+            for i in (0..KEYS).step_by(S::LANES) {
+                let place = s.load(&PLACES[i..]);
+                let x = s.mul(s.load(&scores[i..]), s.load(&scales[i..]));
+                let x = s.select_lt(place, end, x, zero);
+                s.store(s.select_lt(place, from, zero, x), &mut scores[i..]);
+            }
+        }
     }
 
     /// Scores to weights relative to the new maximum; what was gathered before is made relative to it as well. Of a block

@@ -1,48 +1,13 @@
-//! The paged KV cache. A block holds, for each key/value head, the keys as `[D, KV_BLOCK]` and the values as
-//! `[KV_BLOCK, D]`: both products of attention then read whole vectors in the order in which they lie.
+//! Attention over the cache.
 
-use verve_ops::args::{AttentionCached, KvWrite};
-use verve_ops::{KV_BLOCK, KvShape};
+use verve_ops::args::AttentionCached;
+use verve_ops::{KV_BLOCK, KvLayer, KvShape};
 
-use super::attention::{Block, KEYS, QueryTile, fetch, first_visible, padded, widen_rows};
-use super::check_ids;
+use crate::kernels::attention::{Block, KEYS, QueryTile, Scales, fetch, first_visible, padded, widen_rows};
+use crate::kernels::check_ids;
 use crate::pool::{GridMut, Tile};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, Stored};
 use crate::{CpuBackend, CpuElem};
-
-/// Elements from which on writing is worth handing out.
-const WRITE: usize = 16 * 1024;
-
-pub(crate) fn write<E: CpuElem>(backend: &CpuBackend<E>, args: KvWrite<'_, CpuBackend<E>>) {
-    let KvWrite { qkv, n_heads, rows, slots, keys, values, shape } = args;
-    let slots = &slots[..rows];
-    check_ids("kv_write", "slots", slots, shape.n_blocks * KV_BLOCK);
-    if rows == 0 || shape.is_empty() {
-        return;
-    }
-    let KvShape { n_blocks, n_kv_heads, d_head } = shape;
-    let head_len = KV_BLOCK * d_head;
-    let row_width = (n_heads + 2 * n_kv_heads) * d_head;
-    let task_heads = if rows * n_kv_heads * d_head < WRITE { n_kv_heads } else { 1 };
-    let heads = |cache| GridMut::new(cache, n_kv_heads * head_len).tiles(n_blocks, n_blocks, task_heads * head_len);
-    backend.pool().for_each((heads(keys), heads(values)), |task, _, (mut keys, mut values)| {
-        for (slot, row) in slots.iter().zip(qkv.chunks_exact(row_width)) {
-            let (block, place) = (*slot as usize / KV_BLOCK, *slot as usize % KV_BLOCK);
-            let (row_keys, row_values) = row[n_heads * d_head..].split_at(n_kv_heads * d_head);
-            let columns = task * task_heads * d_head..(task + 1) * task_heads * d_head;
-            let new_keys = row_keys[columns.clone()].chunks_exact(d_head);
-            for (keys, new) in keys.row(block).chunks_exact_mut(head_len).zip(new_keys) {
-                for (keys, new) in keys.chunks_exact_mut(KV_BLOCK).zip(new) {
-                    keys[place] = *new;
-                }
-            }
-            let new_values = row_values[columns].chunks_exact(d_head);
-            for (values, new) in values.row(block).chunks_exact_mut(head_len).zip(new_values) {
-                values[place * d_head..][..d_head].copy_from_slice(new);
-            }
-        }
-    });
-}
 
 /// Tasks for each thread that are wanted, to balance the load.
 const TASKS_PER_THREAD: usize = 4;
@@ -56,12 +21,19 @@ const WIDEN_QUERIES: usize = 16;
 /// Up to this many queries the next block is asked for ahead of time. With more there is enough to calculate meanwhile.
 const FETCH_QUERIES: usize = 2;
 
+/// What is in the cache, in blocks of heads, with its scales if it has any.
+#[derive(Clone, Copy)]
+struct Cached<'a, K> {
+    keys: &'a [K],
+    values: &'a [K],
+    scales: Option<[&'a [f32]; 2]>,
+}
+
 /// What all tasks of a call read.
 #[derive(Clone, Copy)]
-struct Call<'a, E> {
+struct Call<'a, E, K> {
     qkv: &'a [E],
-    keys: &'a [E],
-    values: &'a [E],
+    cached: Cached<'a, K>,
     sequences: &'a [u32],
     positions: &'a [u32],
     block_table: &'a [u32],
@@ -72,7 +44,7 @@ struct Call<'a, E> {
     shape: KvShape,
 }
 
-impl<E> Call<'_, E> {
+impl<E, K> Call<'_, E, K> {
     /// End of the run of rows of one sequence, in order of their positions, that begins at `row`.
     #[inline(always)]
     fn run_end(&self, row: usize, rows: usize) -> usize {
@@ -111,8 +83,8 @@ impl<E> Call<'_, E> {
 }
 
 /// Some rows and the query heads of one key/value head.
-struct Rows<'a, 't, E> {
-    call: Call<'a, E>,
+struct Rows<'a, 't, E, K> {
+    call: Call<'a, E, K>,
     kv_head: usize,
     out: Tile<'t, E>,
     memory: &'a mut [f32],
@@ -124,7 +96,7 @@ fn memory_len(d_head: usize) -> usize {
     QueryTile::len(width) + KEYS * (d_head + width)
 }
 
-impl<E: CpuElem> Kernel for Rows<'_, '_, E> {
+impl<E: CpuElem, K: Stored> Kernel for Rows<'_, '_, E, K> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -163,9 +135,9 @@ impl<E: CpuElem> Kernel for Rows<'_, '_, E> {
 
 /// Brings a tile of queries of one sequence together with all the blocks that they see.
 #[inline(always)]
-fn attend<S: Simd, E: CpuElem>(
+fn attend<S: Simd, E: CpuElem, K: Stored>(
     s: S,
-    call: &Call<'_, E>,
+    call: &Call<'_, E, K>,
     tile: &mut QueryTile<'_>,
     blocks: &[u32],
     kv_head: usize,
@@ -175,46 +147,64 @@ fn attend<S: Simd, E: CpuElem>(
     let head_len = KEYS * d_head;
     let width = padded(d_head);
     let (wide_keys, wide_values) = memory.split_at_mut(head_len);
-    let widen = size_of::<E>() < size_of::<f32>() && tile.rows() >= WIDEN_QUERIES;
+    let widen = size_of::<K>() < size_of::<f32>() && tile.rows() >= WIDEN_QUERIES;
     let fetches = tile.rows() <= FETCH_QUERIES;
-    let head = |block: usize| {
-        let at = (blocks[block] as usize * call.shape.n_kv_heads + kv_head) * head_len;
-        at..at + head_len
-    };
+    let head = |block: usize| blocks[block] as usize * call.shape.n_kv_heads + kv_head;
+    let part = |head: usize| head * head_len..(head + 1) * head_len;
     let range = tile.blocks();
     for number in range.clone() {
-        let (keys, values) = (&call.keys[head(number)], &call.values[head(number)]);
-        let mut ahead: &[E] = &[];
+        let at = head(number);
+        let Cached { keys, values, scales } = call.cached;
+        let (keys, values) = (&keys[part(at)], &values[part(at)]);
+        let scales = scales.map(|scales| {
+            let [(keys, _), (values, _)] = scales.map(|scales| scales.as_chunks::<KEYS>());
+            Scales { keys: &keys[at], values: &values[at] }
+        });
+        let mut ahead: &[K] = &[];
         if fetches {
             fetch(values);
             if number + 1 < range.end {
-                ahead = &call.keys[head(number + 1)];
+                ahead = &call.cached.keys[part(head(number + 1))];
             }
         }
         if !widen && width == d_head {
-            tile.absorb(s, &Block { number, keys, values, value_width: width, ahead });
+            tile.absorb(s, &Block { number, keys, values, value_width: width, scales, ahead });
             continue;
         }
         // Behind the last position that is seen there may be anything.
         let seen = KEYS.min(tile.end() - number * KEYS);
         widen_rows(s, values, d_head, (seen, d_head), wide_values, width);
+        let values: &[f32] = wide_values;
         if widen {
             widen_rows(s, keys, head_len, (1, head_len), wide_keys, head_len);
             let keys: &[f32] = wide_keys;
-            tile.absorb(s, &Block { number, keys, values: wide_values, value_width: width, ahead: &[] });
+            tile.absorb(s, &Block { number, keys, values, value_width: width, scales, ahead: &[] });
         } else {
-            tile.absorb(s, &Block { number, keys, values: wide_values, value_width: width, ahead });
+            tile.absorb(s, &Block { number, keys, values, value_width: width, scales, ahead });
         }
     }
 }
 
 pub(crate) fn attention<E: CpuElem>(backend: &CpuBackend<E>, args: AttentionCached<'_, CpuBackend<E>>) {
-    let AttentionCached { qkv, keys, values, out, batch, n_heads, window, scale, shape } = args;
+    match args.cache {
+        KvLayer::Elem { keys, values } => attention_over(backend, Cached { keys, values, scales: None }, args),
+        KvLayer::F16 { keys, values } => attention_over(backend, Cached { keys, values, scales: None }, args),
+        KvLayer::Int8 { keys, values, key_scales, value_scales } => {
+            attention_over(backend, Cached { keys, values, scales: Some([key_scales, value_scales]) }, args);
+        }
+    }
+}
+
+fn attention_over<E: CpuElem, K: Stored>(
+    backend: &CpuBackend<E>,
+    cached: Cached<'_, K>,
+    args: AttentionCached<'_, CpuBackend<E>>,
+) {
+    let AttentionCached { qkv, out, batch, n_heads, window, scale, shape, .. } = args;
     let rows = batch.rows;
     let call = Call {
         qkv,
-        keys,
-        values,
+        cached,
         sequences: &batch.sequences[..rows],
         positions: &batch.positions[..rows],
         block_table: batch.block_table,
