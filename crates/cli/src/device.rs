@@ -10,7 +10,8 @@ use verve_cpu::{CpuBackend, CpuElem, Isa};
 use verve_cuda::compile::Cache;
 use verve_cuda::libraries::Search;
 use verve_cuda::{CudaBackend, CudaElem, DriverDevice, Products};
-use verve_ops::InferBackend;
+use verve_model::formats::ModelFile;
+use verve_ops::{InferBackend, KvFormat};
 
 use crate::args::{Dtype, MachineArgs};
 use crate::machine::{self, Machine};
@@ -68,6 +69,9 @@ pub type Meter = Box<dyn Fn() -> Option<u64>>;
 
 /// A backend as the command needs it: it can train and generate, and it knows its peak.
 pub trait Device: InferBackend<Acc = f32> {
+    /// Whether its KV cache may round.
+    const ROUNDS_KV: bool;
+
     /// Peak arithmetic and bandwidth with the threads and instructions in use; measured once, in about two seconds.
     fn ceilings(&self) -> Result<Peaks>;
     /// Peak of matrix products in this type alone, GFLOP/s; half a second.
@@ -82,7 +86,23 @@ pub trait Device: InferBackend<Acc = f32> {
     fn meter(&self) -> Meter;
 }
 
+/// What keys and values are kept as: as asked; else, where weights are quantised and activations f32, in half precision, which
+/// costs as little as the activations' 16 bits; else as they are.
+///
+/// # Errors
+/// A model file that cannot be read.
+pub fn kv_format<B: Device>(asked: Option<KvFormat>, file: &ModelFile) -> Result<KvFormat> {
+    let is_exact = !B::ROUNDS_KV || size_of::<B::Elem>() < size_of::<f32>();
+    Ok(match asked {
+        Some(format) => format,
+        None if is_exact || file.formats()?.is_none() => KvFormat::Elem,
+        None => KvFormat::F16,
+    })
+}
+
 impl<E: CpuElem> Device for CpuBackend<E> {
+    const ROUNDS_KV: bool = true;
+
     fn ceilings(&self) -> Result<Peaks> {
         static MEASURED: OnceLock<Ceilings> = OnceLock::new();
         let measured = match MEASURED.get() {
@@ -119,6 +139,8 @@ impl<E: CpuElem> Device for CpuBackend<E> {
 }
 
 impl<E: CudaElem> Device for CudaBackend<E> {
+    const ROUNDS_KV: bool = false;
+
     fn ceilings(&self) -> Result<Peaks> {
         let (products, read_gb_s) = (self.measure_products()?, self.measure_copy()?);
         let of = |bytes: usize| (size_of::<E>() == bytes).then_some(products);

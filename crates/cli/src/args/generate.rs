@@ -83,9 +83,10 @@ pub struct PrecisionArgs {
     /// with any number of threads
     #[arg(long, value_enum, default_value = "int16")]
     activations: Activations,
-    /// What the keys and values of past tokens are kept as. The same holds
-    #[arg(long, value_enum, default_value = "as-is")]
-    kv_cache: KvCacheFormat,
+    /// What the keys and values of past tokens are kept as; the same holds [default: f16 where weights are quantised and
+    /// activations f32, else as-is]
+    #[arg(long, value_enum)]
+    kv_cache: Option<KvCacheFormat>,
 }
 
 /// What is rounded.
@@ -93,14 +94,14 @@ pub struct PrecisionArgs {
 pub struct Precision {
     /// Activations in products with quantised weights.
     pub activations: ActivationPrecision,
-    /// Keys and values in the cache.
-    pub kv: KvFormat,
+    /// Keys and values in the cache; `None` as [`kv_format`](crate::device::kv_format) says.
+    pub kv: Option<KvFormat>,
 }
 
 impl Precision {
     /// Nothing.
     pub fn exact() -> Self {
-        Self { activations: ActivationPrecision::Exact, kv: KvFormat::Elem }
+        Self { activations: ActivationPrecision::Exact, kv: Some(KvFormat::Elem) }
     }
 }
 
@@ -112,11 +113,11 @@ impl PrecisionArgs {
             Activations::Int16 => ActivationPrecision::Int16,
             Activations::F32 => ActivationPrecision::Exact,
         };
-        let kv = match self.kv_cache {
+        let kv = self.kv_cache.map(|format| match format {
             KvCacheFormat::AsIs => KvFormat::Elem,
             KvCacheFormat::F16 => KvFormat::F16,
             KvCacheFormat::Int8 => KvFormat::Int8,
-        };
+        });
         Precision { activations, kv }
     }
 }

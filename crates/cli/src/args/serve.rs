@@ -91,7 +91,7 @@ pub struct ServeSettings {
     #[arg(long, value_name = "f32|int16|int8")]
     pub activations: Option<String>,
     /// What the keys and values of past tokens are kept as: as-is (as activations are), f16 (half the memory of f32) or int8 (a
-    /// quarter) [default: as-is]
+    /// quarter) [default: f16 where weights are quantised and activations f32, else as-is]
     #[arg(long, value_name = "as-is|f16|int8")]
     pub kv_cache: Option<String>,
     /// Guess what followed the last words before: faster where answers quote their prompt

@@ -5,7 +5,7 @@ use verve_cuda::{CudaBackend, CudaElem};
 use verve_ops::args::*;
 use verve_ops::quant::{ActivationPrecision, QuantKind};
 use verve_ops::reference::Reference;
-use verve_ops::{AttnShape, Backend, InferBackend, KV_BLOCK, KvShape, LinearShape};
+use verve_ops::{AttnShape, Backend, InferBackend, KV_BLOCK, KvLayer, KvShape, LinearShape};
 use verve_testkit::quant::QuantWeight;
 use verve_testkit::tolerance::{Class, Stored, bound};
 use verve_testkit::{Data, Host, assert_bits, assert_close, rounded};
@@ -83,7 +83,7 @@ fn cached<E: CudaElem>(
     let blocks = shape.seq_len.div_ceil(KV_BLOCK);
     let kv = KvShape { n_blocks: blocks, n_kv_heads: shape.n_kv_heads, d_head: shape.d_head };
     let slot = |position: usize| ((blocks - 1 - position / KV_BLOCK) * KV_BLOCK + position % KV_BLOCK) as u32;
-    let (mut keys, mut values) = (host.unset(kv.len()), host.unset(kv.len()));
+    let mut cache = KvLayer::Elem { keys: host.unset(kv.len()), values: host.unset(kv.len()) };
     let all = host.elems(qkv);
     let slots: Vec<u32> = (0..shape.seq_len).map(slot).collect();
     host.0.kv_write(KvWrite {
@@ -91,8 +91,7 @@ fn cached<E: CudaElem>(
         n_heads: shape.n_heads,
         rows: shape.seq_len,
         slots: &host.buffer(&slots),
-        keys: &mut keys,
-        values: &mut values,
+        cache: &mut cache,
         shape: kv,
     });
     let width = shape.qkv_width();
@@ -101,8 +100,7 @@ fn cached<E: CudaElem>(
     let mut out = host.unset(range.len() * shape.out_width());
     host.0.attention_cached(AttentionCached {
         qkv: &host.elems(&qkv[range.start * width..range.end * width]),
-        keys: &keys,
-        values: &values,
+        cache: &cache,
         out: &mut out,
         batch: RaggedBatch {
             rows: range.len(),

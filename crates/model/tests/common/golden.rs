@@ -3,7 +3,7 @@
 use verve_model::formats::names::Layout;
 use verve_model::formats::{Checkpoint, load};
 use verve_model::*;
-use verve_ops::{Backend, InferBackend, KV_BLOCK, Real};
+use verve_ops::{Backend, InferBackend, KV_BLOCK, KvFormat, Real};
 use verve_testkit::{Bound, Golden, compare, golden_dir};
 
 use super::{Bench, Optimizer};
@@ -226,7 +226,7 @@ pub fn generation<B: InferBackend>(backend: B, case: &str, limits: Limits) {
     let weights = checkpoint.infer_weights(&backend).unwrap();
     let step_limits = StepLimits { max_rows: 48, max_sequences: 2, max_blocks: 2 };
     let mut ws = InferStep::new(&backend, config, step_limits).unwrap();
-    let mut cache = KvCache::new(&backend, config, 4).unwrap();
+    let mut cache = KvCache::new(&backend, config, 4, KvFormat::Elem).unwrap();
 
     // Both rows of the batch in one step.
     let tokens = golden.ids("input_ids");

@@ -14,7 +14,7 @@ use super::{Bench, Figure, median};
 use crate::args::{BenchArgs, Dtype, Precision};
 use crate::commands::generate::own_dtype;
 use crate::commands::model::{Model, check_memory};
-use crate::device::{Device, OnBackend, on_backend};
+use crate::device::{Device, OnBackend, kv_format, on_backend};
 
 /// Tokens of the prefill job's prompt, and of the prompts of the decoding jobs.
 const PREFILL: usize = 512;
@@ -57,8 +57,9 @@ impl OnBackend for Job<'_> {
         let begun = Instant::now();
         let model = Model::open(&self.path)?;
         let config = model.checkpoint.config();
+        let kv_format = kv_format::<B>(self.precision.kv, &model.checkpoint)?;
         let options = EngineOptions {
-            kv_format: self.precision.kv,
+            kv_format,
             max_sequences: MANY,
             max_rows: PREFILL,
             max_prompt_rows: PREFILL,
@@ -78,7 +79,7 @@ impl OnBackend for Job<'_> {
             "model": self.path.file_name().map(|name| name.to_string_lossy().into_owned()),
             "dtype": super::dtype_name(self.dtype),
             "activations": format!("{:?}", self.precision.activations).to_lowercase(),
-            "kv_cache": self.precision.kv.name(),
+            "kv_cache": kv_format.name(),
             "weight_bytes": bytes,
             "rounds": ROUNDS,
         });

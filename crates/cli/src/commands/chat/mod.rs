@@ -16,7 +16,7 @@ use self::template::chat_format;
 use super::generate::{own_dtype, params};
 use super::model::{Model, check_memory};
 use crate::args::{ChatArgs, MachineArgs, Precision};
-use crate::device::{Device, OnBackend, on_backend};
+use crate::device::{Device, OnBackend, kv_format, on_backend};
 use crate::{interrupt, output};
 
 mod input;
@@ -157,7 +157,7 @@ impl OnBackend for ChatJob {
         let options = EngineOptions {
             max_sequences: 1,
             max_context: Some(context),
-            kv_format: precision.kv,
+            kv_format: kv_format::<B>(precision.kv, &model.checkpoint)?,
             ..EngineOptions::default()
         };
         check_memory(&backend, &model, &options)?;

@@ -11,7 +11,7 @@ use verve_model::formats::{FileType, ModelFile};
 use self::one::PromptJob;
 use super::model::{Model, check_memory};
 use crate::args::{Dtype, GenerateArgs, GuessArgs, MachineArgs, Precision, SamplingArgs};
-use crate::device::{Device, on_backend};
+use crate::device::{Device, kv_format, on_backend};
 use crate::interrupt;
 
 mod answers;
@@ -88,7 +88,7 @@ impl Setup {
     ) -> Result<T> {
         let Self { model, draft, precision, .. } = self;
         let config = model.checkpoint.config();
-        let options = EngineOptions { kv_format: precision.kv, ..options };
+        let options = EngineOptions { kv_format: kv_format::<B>(precision.kv, &model.checkpoint)?, ..options };
         let options = self.with_guesses(options).for_requests(requests, config);
         let options = self.with_guesses(options);
         check_memory(backend, model, &options)?;

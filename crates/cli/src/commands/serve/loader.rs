@@ -19,7 +19,7 @@ use crate::args::{Dtype, MachineArgs, Precision, ServeSettings};
 use crate::commands::chat::template::templates;
 use crate::commands::generate::own_dtype;
 use crate::commands::model::Model;
-use crate::device::{Device, OnBackend, isa, on_backend};
+use crate::device::{Device, OnBackend, isa, kv_format, on_backend};
 
 /// Tokens of the KV cache for each sequence, unless the settings say otherwise.
 const CACHE_PER_SEQUENCE: usize = 2048;
@@ -45,11 +45,12 @@ impl Sizes {
             "int8" => ActivationPrecision::Int8,
             other => bail!("activations is {other:?}, must be f32, int16 or int8"),
         };
-        let kv = match settings.kv_cache.as_deref().unwrap_or("as-is") {
-            "as-is" => KvFormat::Elem,
-            "f16" => KvFormat::F16,
-            "int8" => KvFormat::Int8,
-            other => bail!("kv_cache is {other:?}, must be as-is, f16 or int8"),
+        let kv = match settings.kv_cache.as_deref() {
+            None => None,
+            Some("as-is") => Some(KvFormat::Elem),
+            Some("f16") => Some(KvFormat::F16),
+            Some("int8") => Some(KvFormat::Int8),
+            Some(other) => bail!("kv_cache is {other:?}, must be as-is, f16 or int8"),
         };
         Ok(Self {
             max_sequences: settings.max_sequences.unwrap_or(16),
@@ -72,7 +73,6 @@ impl Sizes {
         let options = EngineOptions {
             max_sequences: self.max_sequences,
             cache_tokens: Some(cache),
-            kv_format: self.precision.kv,
             max_context: Some(n_ctx),
             prompt_lookup: lookup,
             ..standard
@@ -109,7 +109,7 @@ fn entry(machine: &MachineArgs, sizes: Sizes, found: &Found) -> Result<ModelEntr
     let file = ModelFile::open(&found.path)?;
     let (n_ctx, options) = sizes.engine(file.config().n_ctx);
     let dtype = sizes.dtype.map_or_else(|| own_dtype(&file), Ok)?;
-    let bytes = on_backend(machine, dtype, PlanJob { file: &file, options })?;
+    let bytes = on_backend(machine, dtype, PlanJob { file: &file, options, kv: sizes.precision.kv })?;
     let modified = std::fs::metadata(&found.path).and_then(|meta| meta.modified());
     let created = modified.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |time| time.as_secs());
     Ok(ModelEntry { name: found.name.clone(), created, bytes, n_ctx })
@@ -118,6 +118,7 @@ fn entry(machine: &MachineArgs, sizes: Sizes, found: &Found) -> Result<ModelEntr
 struct PlanJob<'a> {
     file: &'a ModelFile,
     options: EngineOptions,
+    kv: Option<KvFormat>,
 }
 
 impl OnBackend for PlanJob<'_> {
@@ -125,7 +126,8 @@ impl OnBackend for PlanJob<'_> {
 
     fn run<B: Device>(self, backend: B) -> Result<u64> {
         let formats = self.file.formats()?;
-        Ok(memory_plan(&backend, self.file.config(), formats.as_ref(), &self.options)?.total())
+        let options = EngineOptions { kv_format: kv_format::<B>(self.kv, self.file)?, ..self.options };
+        Ok(memory_plan(&backend, self.file.config(), formats.as_ref(), &options)?.total())
     }
 }
 
@@ -231,6 +233,7 @@ impl OnBackend for ServeJob {
 
     fn run<B: Device>(self, backend: B) -> Result<()> {
         let Self { file, vocabularies, options, precision, requests, ready } = self;
+        let options = EngineOptions { kv_format: kv_format::<B>(precision.kv, &file)?, ..options };
         let weights = file.infer_weights(&backend, precision.activations)?;
         let Ok(vocabulary) = vocabularies.recv() else { return Ok(()) };
         let mut engine = Engine::new(&backend, file.config(), weights, &vocabulary, &options)?;

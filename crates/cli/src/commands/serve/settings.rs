@@ -46,7 +46,7 @@ fn defaults() -> Value {
         "model": [], "alias": [], "host": "127.0.0.1", "port": 8080, "tls_cert": null, "tls_key": null, "keys": null,
         "api_key": null, "allow_anonymous": false, "cors_origin": [], "memory": null, "idle_unload": 0,
         "max_sequences": 16, "queue": 1024, "context": null, "cache_tokens": null, "template": null, "dtype": null,
-        "activations": "int16", "kv_cache": "as-is", "prompt_lookup": false, "max_body": "8MiB", "max_connections": 4096, "header_timeout": 10,
+        "activations": "int16", "kv_cache": null, "prompt_lookup": false, "max_body": "8MiB", "max_connections": 4096, "header_timeout": 10,
         "body_timeout": 30, "write_timeout": 30, "request_timeout": 600, "drain_timeout": 30, "stored_responses": 0,
         "log": "text", "log_text": false, "moderation": null,
     })

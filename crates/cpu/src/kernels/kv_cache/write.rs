@@ -7,8 +7,8 @@ use crate::kernels::check_ids;
 use crate::pool::{GridMut, Parts, Tile};
 use crate::{CpuBackend, CpuElem};
 
-/// Elements from which on writing is worth handing out.
-const WRITE: usize = 16 * 1024;
+/// Elements from which on writing is worth handing out: keys lie across many lines of memory, which is waited for.
+const WRITE: usize = 1024;
 
 pub(crate) fn write<E: CpuElem>(backend: &CpuBackend<E>, args: KvWrite<'_, CpuBackend<E>>) {
     let KvWrite { qkv, n_heads, rows, slots, cache, shape } = args;

@@ -22,8 +22,8 @@ use crate::pool::{ChunksMut, Pool};
 use crate::simd::{Kernel, LINE_BYTES, Simd};
 use crate::{CpuBackend, CpuElem};
 
-/// Values of activations that are rounded in one task, about; fewer are rounded by the caller alone.
-const ROUND_TASK: usize = 1 << 13;
+/// Values of activations that are rounded in one task, at most and about; fewer are rounded by the caller alone.
+const ROUND_TASK: usize = 1 << 12;
 /// Bytes of panels in one task, at least, and tasks for each worker, at most.
 const TASK_BYTES: usize = 12 << 10;
 const TASKS_PER_WORKER: usize = 12;
@@ -108,8 +108,9 @@ fn round<E: CpuElem>(backend: &CpuBackend<E>, all: QuantizeRows<'_, E>) {
     if inp.len() <= ROUND_TASK {
         return isa.dispatch(QuantizeRows { rows: inp, d_in, correction, in_parts, out });
     }
-    let n_rows = (ROUND_TASK / d_in).max(1);
-    let chunk = n_rows * d_in;
+    // Tasks of the same size.
+    let rows = inp.len() / d_in;
+    let chunk = rows.div_ceil(inp.len().div_ceil(ROUND_TASK)).max(1) * d_in;
     let words = chunk / ACTIVATION_BLOCK * BLOCK_WORDS * in_parts.count();
     backend.pool().for_each(ChunksMut::new(out, words), |task, _, out| {
         let rows = &inp[task * chunk..inp.len().min((task + 1) * chunk)];
