@@ -38,6 +38,8 @@ fn everything_that_can_be_asked_of_the_engine() {
         r#"{"prompt": "The model", "best_of": 3, "prompt_logprobs": 1, "seed": 1}"#,
         r#"{"prompt": "The model", "embed": "mean"}"#,
         r#"{"prompt": "The model", "embed": "last"}"#,
+        r#"{"prompt": "The beams", "beams": 3, "n": 2, "length_penalty": 0, "early_stopping": "never"}"#,
+        r#"{"prompt": "The beams", "beams": 3, "temperature": 0.5}"#,
         r#"{"prompt": "A date:", "regex": "[0-9]{4}-[0-9]{2}", "temperature": 2}"#,
         r#"{"prompt": "An object:", "json_schema": true, "max_tokens": 30, "temperature": 2}"#,
         r#"{"prompt": "Too little room for", "max_tokens": 3, "json_schema": {"type": "object", "properties":
@@ -47,9 +49,9 @@ fn everything_that_can_be_asked_of_the_engine() {
     std::fs::write(at("p.jsonl"), prompts.map(|line| line.replace('\n', " ")).join("\n")).unwrap();
     let generate = ["generate", "--model", &run, "-n", "12", "--ignore-eos"];
     let error = fails(verve().args(generate).args(["--prompts", &at("p.jsonl"), "--out", &at("a.jsonl")]), 1);
-    assert!(error.contains("1 of 8 prompts could not be answered"), "{error}");
+    assert!(error.contains("2 of 10 prompts could not be answered"), "{error}");
     let answers = lines(&at("a.jsonl"));
-    assert_eq!(answers.len(), 8);
+    assert_eq!(answers.len(), 10);
     // The second answer is that of the next seed.
     assert_eq!(answers[0]["more"].as_array().unwrap().len(), 2);
     assert_eq!(answers[0]["more"][0]["text"], answers[1]["text"]);
@@ -60,11 +62,17 @@ fn everything_that_can_be_asked_of_the_engine() {
     assert_eq!(scored[1]["top"].as_array().unwrap().len(), 1);
     let vector = |n: usize| answers[n]["embedding"].as_array().unwrap().clone();
     assert!(vector(3).len() == vector(4).len() && vector(3) != vector(4));
-    let date = answers[5]["text"].as_str().unwrap();
+    let scores = [&answers[5], &answers[5]["more"][0]].map(|answer| answer["score"].as_f64().unwrap());
+    assert!(scores[0] > scores[1] && scores[1] > 12.0 * -6.0, "{scores:?}");
+    assert!(answers[6]["error"].as_str().unwrap().contains("temperature is 0.5, must be 0 or 1 with beam search"));
+    let beams = ["The beams", "--beams", "3", "--n", "2", "--length-penalty", "0", "--early-stopping", "never"];
+    let both = succeeds(verve().args(generate).args(beams));
+    assert!(both.starts_with(answers[5]["text"].as_str().unwrap()), "{both}");
+    let date = answers[7]["text"].as_str().unwrap();
     assert!(date.len() == 7 && date.as_bytes()[4] == b'-', "{date}");
-    assert_eq!(answers[5]["finish_reason"], "stop");
-    assert!(serde_json::from_str::<Value>(answers[6]["text"].as_str().unwrap()).unwrap().is_object());
-    assert!(answers[7]["error"].as_str().unwrap().contains("tokens"), "{}", answers[7]);
+    assert_eq!(answers[7]["finish_reason"], "stop");
+    assert!(serde_json::from_str::<Value>(answers[8]["text"].as_str().unwrap()).unwrap().is_object());
+    assert!(answers[9]["error"].as_str().unwrap().contains("tokens"), "{}", answers[9]);
 
     // On the command line, and with guesses: the same bytes.
     let json = ["Some JSON: ", "--json-schema", &at("schema.json"), "--seed", "3", "--temperature", "1.5", "-n", "30"];

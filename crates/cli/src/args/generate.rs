@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use verve_engine::{BeamSearch, EarlyStopping};
 use verve_ops::KvFormat;
 use verve_ops::quant::ActivationPrecision;
 
@@ -28,6 +29,8 @@ pub struct GenerateArgs {
     pub out: Option<PathBuf>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub beams: BeamArgs,
     /// Show each token's log-probability and the N likeliest alternatives instead of streaming text
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0")]
     pub logprobs: Option<usize>,
@@ -43,6 +46,50 @@ pub struct GenerateArgs {
     pub dtype: Option<Dtype>,
     #[command(flatten)]
     pub precision: PrecisionArgs,
+}
+
+/// Searching for the likeliest answers.
+#[derive(Debug, Clone, Args)]
+pub struct BeamArgs {
+    /// Search for the likeliest answer, following the N likeliest beginnings, instead of drawing one: no temperature, no
+    /// filters, no seed. It is shown when the search is over
+    #[arg(long, value_name = "N", value_parser = units::small_count, conflicts_with_all = [
+        "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "mirostat_tau", "seed",
+    ])]
+    pub beams: Option<usize>,
+    /// With --beams: likelihoods are divided by the answer's length to this power; above 0 favours long answers
+    #[arg(long, value_name = "X", default_value = "1", allow_negative_numbers = true, requires = "beams")]
+    pub length_penalty: f64,
+    /// With --beams: when the search ends, once N answers are complete
+    #[arg(long, value_enum, default_value = "heuristic", requires = "beams")]
+    pub early_stopping: EarlyStop,
+    /// With --beams: show the K best answers
+    #[arg(long = "n", value_name = "K", default_value = "1", value_parser = units::small_count, requires = "beams")]
+    pub n: usize,
+}
+
+impl BeamArgs {
+    /// As the engine has it.
+    pub fn search(&self) -> Option<BeamSearch> {
+        let early_stopping = match self.early_stopping {
+            EarlyStop::Heuristic => EarlyStopping::Heuristic,
+            EarlyStop::Full => EarlyStopping::Full,
+            EarlyStop::Never => EarlyStopping::Never,
+        };
+        let length_penalty = self.length_penalty;
+        self.beams.map(|width| BeamSearch { width, length_penalty, early_stopping })
+    }
+}
+
+/// When a beam search ends.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum EarlyStop {
+    /// When the best beginning, if it ended as it is, would be no better than the worst complete answer
+    Heuristic,
+    /// At once
+    Full,
+    /// When no beginning could become better at any length
+    Never,
 }
 
 /// What answers must look like. They are complete before --max-tokens are reached.

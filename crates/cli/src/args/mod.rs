@@ -11,7 +11,9 @@ mod serve;
 mod text;
 mod train;
 
-pub use generate::{ChatArgs, GenerateArgs, GuessArgs, Precision, PrecisionArgs, PullArgs, RuleArgs, SamplingArgs};
+pub use generate::{
+    BeamArgs, ChatArgs, GenerateArgs, GuessArgs, Precision, PrecisionArgs, PullArgs, RuleArgs, SamplingArgs,
+};
 pub use keys::{KeysAddArgs, KeysArgs, KeysCommand};
 pub use models::{Format, InspectArgs, QuantizeArgs, WeightType};
 pub use serve::{ServeArgs, ServeSettings};

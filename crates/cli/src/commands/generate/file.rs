@@ -33,7 +33,7 @@ pub fn run(machine: &MachineArgs, setup: Setup, mut params: SamplingParams, args
     let rule = rules::of_args(&rules, &args.rule)?;
     let mut requests = Vec::with_capacity(lines.len());
     for (number, line) in (1..).zip(&lines) {
-        let mut request = line.request(setup.model.prompt(&line.prompt), &params);
+        let mut request = line.request(setup.model.prompt(&line.prompt), &params, &args.beams);
         let about = || format!("prompt {number} of {}", prompts.display());
         request.constraint = match (&line.json_schema, &line.regex) {
             (Some(_), Some(_)) => bail!("{}: json_schema and regex exclude each other", about()),
@@ -54,9 +54,9 @@ fn asked(args: &GenerateArgs, setup: &Setup) -> Result<String> {
     let path = args.prompts.as_deref().unwrap_or(std::path::Path::new(""));
     let prompts = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let digest = blake3::hash(&prompts).to_hex();
-    let GenerateArgs { sampling, logprobs, rule, precision, .. } = args;
+    let GenerateArgs { sampling, beams, logprobs, rule, precision, .. } = args;
     let model = std::fs::canonicalize(&setup.model.path).unwrap_or_else(|_| setup.model.path.clone());
-    Ok(format!("{digest} {model:?} {:?} {precision:?} {sampling:?} {logprobs:?} {rule:?}", setup.dtype))
+    Ok(format!("{digest} {model:?} {:?} {precision:?} {sampling:?} {beams:?} {logprobs:?} {rule:?}", setup.dtype))
 }
 
 struct FileJob {

@@ -21,7 +21,12 @@ mod prompts;
 mod rules;
 
 pub fn run(machine: &MachineArgs, args: GenerateArgs) -> Result<()> {
-    let params = SamplingParams { n_logprobs: args.logprobs, ..params(&args.sampling) };
+    let mut params = SamplingParams { n_logprobs: args.logprobs, ..params(&args.sampling) };
+    let beams = args.beams.search();
+    if beams.is_some() {
+        // Nothing is drawn.
+        params.temperature = 0.0;
+    }
     let precision = args.precision.precision();
     let setup = Setup::open(&args.model, Some(&args.guess), args.dtype, precision)?;
     if args.prompts.is_some() {
@@ -29,7 +34,8 @@ pub fn run(machine: &MachineArgs, args: GenerateArgs) -> Result<()> {
     }
     let prompt = args.prompt.unwrap_or_default();
     let constraint = rules::of_args(&rules::rules(&setup.model), &args.rule)?;
-    let request = Request { prompt: setup.model.prompt(&prompt), params, constraint, ..Request::default() };
+    let n = args.beams.n;
+    let request = Request { prompt: setup.model.prompt(&prompt), params, n, beams, constraint, ..Request::default() };
     let cancel = interrupt::watch("stopping")?;
     on_backend(machine, setup.dtype, PromptJob { setup, prompt, request, cancel })
 }

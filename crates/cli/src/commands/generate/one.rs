@@ -57,8 +57,12 @@ fn stream<B: Device>(
                     None => output::piece(text),
                 }
             }
-            Event::Finished { text, finish, .. } => {
+            Event::Finished { choice, text, finish, .. } => {
                 let shown = if plain { output::piece(text).and_then(|()| output::line("")) } else { Ok(()) };
+                if let Some(score) = finish.score {
+                    let (n, by) = (finish.n_generated, ended_by(finish.reason));
+                    eprintln!("answer {} | score {score:.4} | {n} tokens | ended by {by}", choice + 1);
+                }
                 ended = Some(finish);
                 shown
             }
@@ -75,6 +79,15 @@ fn stream<B: Device>(
     })?;
     shown_all?;
     let Some(finish) = ended else { bail!("the engine gave no answer") };
+    if let Some(beams) = requests[0].beams {
+        let (seconds, n_prompt) = (started.elapsed().as_secs_f64(), finish.n_prompt);
+        let (rows, steps) = (totals.rows, totals.steps);
+        eprintln!(
+            "{} beams | {n_prompt} prompt tokens | {rows} tokens computed in {steps} steps, {seconds:.2} s",
+            beams.width
+        );
+        return Ok(());
+    }
     let first = first.unwrap_or_default().as_secs_f64();
     let rest = started.elapsed().as_secs_f64() - first;
     let rate = finish.n_generated.saturating_sub(1) as f64 / rest.max(1e-9);

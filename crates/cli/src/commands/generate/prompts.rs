@@ -7,8 +7,11 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use verve_engine::{
-    AnswerToken, Answers, EngineError, FinishReason, Pooling, Request, SamplingParams, TokenLogprob, Vocabulary,
+    AnswerToken, Answers, BeamSearch, EarlyStopping, EngineError, FinishReason, Pooling, Request, SamplingParams,
+    TokenLogprob, Vocabulary,
 };
+
+use crate::args::BeamArgs;
 
 /// Longest prompts file that is read.
 const MAX_BYTES: u64 = 1 << 30;
@@ -42,11 +45,28 @@ pub struct PromptLine {
     ignore_eos: Option<bool>,
     n: Option<usize>,
     best_of: Option<usize>,
+    beams: Option<usize>,
+    length_penalty: Option<f64>,
+    early_stopping: Option<EarlyStop>,
     prompt_logprobs: Option<usize>,
     embed: Option<Embed>,
     pub json_schema: Option<Value>,
     pub regex: Option<String>,
     priority: Option<i32>,
+}
+
+/// When a beam search ends, as transformers has it.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum EarlyStop {
+    Full(bool),
+    Named(Never),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Never {
+    Never,
 }
 
 /// How hidden states become one vector.
@@ -67,12 +87,31 @@ enum Stop {
 
 impl PromptLine {
     /// What the line asks of the engine, but for its rule.
-    pub fn request(&self, prompt: Vec<u32>, defaults: &SamplingParams) -> Request {
+    pub fn request(&self, prompt: Vec<u32>, defaults: &SamplingParams, beams: &BeamArgs) -> Request {
+        let mut params = self.params(defaults);
+        // 0 turns off what the command line asks for.
+        let search = beams.search().unwrap_or_default();
+        let width = self.beams.or(beams.beams).filter(|&width| width > 0 && self.embed.is_none());
+        let beams_asked = width.map(|width| BeamSearch {
+            width,
+            length_penalty: self.length_penalty.unwrap_or(search.length_penalty),
+            early_stopping: match self.early_stopping {
+                None => search.early_stopping,
+                Some(EarlyStop::Full(false)) => EarlyStopping::Heuristic,
+                Some(EarlyStop::Full(true)) => EarlyStopping::Full,
+                Some(EarlyStop::Named(Never::Never)) => EarlyStopping::Never,
+            },
+        });
+        if beams_asked.is_some() && self.temperature.is_none() {
+            // Nothing is drawn.
+            params.temperature = 0.0;
+        }
         Request {
             prompt,
-            params: self.params(defaults),
-            n: self.n.unwrap_or(1),
+            params,
+            n: self.n.unwrap_or(beams.n),
             best_of: self.best_of.unwrap_or(0),
+            beams: beams_asked,
             prompt_logprobs: self.prompt_logprobs,
             embed: self.embed.map(|embed| match embed {
                 Embed::Mean => Pooling::Mean,
@@ -167,6 +206,9 @@ pub struct ChoiceLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<&'static str>,
     pub completion_tokens: usize,
+    /// Of beam search.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenLine>,
 }
@@ -202,6 +244,7 @@ impl AnswerLine {
             text: answer.text,
             finish_reason: Some(reason(answer.finish.reason)),
             completion_tokens: answer.finish.n_generated,
+            score: answer.finish.score,
             logprobs: match request.params.n_logprobs {
                 Some(_) => answer.tokens.iter().map(|token| token_line(vocabulary, token)).collect(),
                 None => Vec::new(),
