@@ -38,6 +38,9 @@ pub enum Class {
     Softmax(usize),
     /// The gradient of [`Class::Softmax`].
     SoftmaxBackward(usize),
+    /// The same on a machine whose products take operands of `Elem`: the weights and the gradients of the scores are rounded to
+    /// it one by one.
+    RoundedSoftmaxBackward(usize),
     /// Log-sum-exp of this many sums, not rounded to `Elem` on the way.
     LogSumExp(usize),
     /// One step of the optimizer.
@@ -67,9 +70,9 @@ pub fn bound<E: Real, A: Real>(class: Class, stored: Stored, slack: f64) -> Boun
         Class::ProductOfFunction(n) => (72.0 + 2.0 * root(n), 0.0),
         Class::Norm(n) => (16.0 + 2.0 * root(n), 0.0),
         Class::Softmax(n) => (32.0 + 4.0 * root(n), 2.0),
-        // The gradients of early keys and values, which many queries see, are much larger than the rest. Where products take
-        // operands of Elem, the weights and the gradients of the scores are rounded to it one by one.
-        Class::SoftmaxBackward(n) => (64.0 + 16.0 * root(n), 16.0),
+        // The gradients of early keys and values, which many queries see, are much larger than the rest.
+        Class::SoftmaxBackward(n) => (64.0 + 16.0 * root(n), 4.0),
+        Class::RoundedSoftmaxBackward(n) => (64.0 + 16.0 * root(n), 16.0),
         Class::LogSumExp(n) => (16.0 + 2.0 * root(n), 0.0),
         Class::Step => (8.0, 0.0),
     };

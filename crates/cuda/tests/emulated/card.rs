@@ -38,7 +38,7 @@ mod own {
     use super::*;
     families!(Products::Own;
         moves round sum_squares embed norm head_norm scaled_sum linear linear_backward activation rope attention
-        attention_backward head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached
+        attention_backward_rounded head_loss adamw embed_prepared linear_prepared logits gather_rows attention_cached
         rows_are_independent quantized_products quantized_rows_are_independent quantized_embed quantized_damaged int8_products
         int8_hostile wrong_sizes
     );

@@ -88,13 +88,15 @@ pub struct AttentionBackwardCase {
     out: Vec<f64>,
     lse: Vec<f64>,
     d_out: Vec<f64>,
+    class: fn(usize) -> Class,
 }
 
-pub fn backward_cases<B: Backend>() -> Vec<AttentionBackwardCase> {
+/// `class` is what is allowed: [`Class::SoftmaxBackward`] or [`Class::RoundedSoftmaxBackward`].
+pub fn backward_cases<B: Backend>(class: fn(usize) -> Class) -> Vec<AttentionBackwardCase> {
     let with_forward = |(i, case): (usize, AttentionCase)| {
         let (out, lse) = forward(Host(&Reference::<f64>::new()), &case);
         let d_out = Draw::<B>::new(1000 + i as u64).elems(out.len());
-        AttentionBackwardCase { out: rounded::<B::Elem>(out), lse: rounded::<B::Acc>(lse), d_out, case }
+        AttentionBackwardCase { out: rounded::<B::Elem>(out), lse: rounded::<B::Acc>(lse), d_out, class, case }
     };
     cases::<B>().into_iter().enumerate().map(with_forward).collect()
 }
@@ -116,7 +118,7 @@ impl Case for AttentionBackwardCase {
             d_qkv: &mut d_qkv,
             shape,
         });
-        let class = Class::SoftmaxBackward(shape.seq_len + shape.d_head);
+        let class = (self.class)(shape.seq_len + shape.d_head);
         outputs.elem("d_qkv", host.read(&d_qkv), class);
         outputs.with_slack(self.case.slack)
     }

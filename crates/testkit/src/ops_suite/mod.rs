@@ -37,6 +37,8 @@ mod transfers;
 
 use verve_ops::{Backend, InferBackend, KvFormat};
 
+use crate::tolerance::Class;
+
 /// `alloc`, `upload`, `download`, `copy`, `fill_zero`.
 pub fn moves<B: Backend>(backend: &B) {
     transfers::moves(backend);
@@ -99,7 +101,12 @@ pub fn attention<B: Backend>(backend: &B) {
 
 /// `attention_backward`.
 pub fn attention_backward<B: Backend>(backend: &B) {
-    case::check(backend, &attention::backward_cases::<B>());
+    case::check(backend, &attention::backward_cases::<B>(Class::SoftmaxBackward));
+}
+
+/// [`attention_backward`] for a machine whose products take operands of `Elem`.
+pub fn attention_backward_rounded<B: Backend>(backend: &B) {
+    case::check(backend, &attention::backward_cases::<B>(Class::RoundedSoftmaxBackward));
 }
 
 /// `head_loss` and `head_loss_backward`.
@@ -208,7 +215,7 @@ fn all_outputs<B: InferBackend>(backend: &B) -> Vec<(String, case::Outputs)> {
     outputs.extend(case::run_all(backend, &activation::cases::<B>()));
     outputs.extend(case::run_all(backend, &rope::cases::<B>()));
     outputs.extend(case::run_all(backend, &attention::cases::<B>()));
-    outputs.extend(case::run_all(backend, &attention::backward_cases::<B>()));
+    outputs.extend(case::run_all(backend, &attention::backward_cases::<B>(Class::SoftmaxBackward)));
     outputs.extend(case::run_all(backend, &loss::cases::<B>()));
     outputs.extend(case::run_all(backend, &optimizer::cases::<B>()));
     outputs.extend(cached::outputs(backend));
