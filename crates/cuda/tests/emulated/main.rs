@@ -6,6 +6,7 @@ mod card;
 mod device;
 mod host;
 mod kernels;
+mod library;
 mod nvrtc;
 mod sizes;
 mod table;
