@@ -1,6 +1,8 @@
 //! What generation needs: "prepared" weights (a plain copy) and attention over a paged KV cache, laid out as
 //! `[block][token in block][K][D]`.
 
+use std::borrow::Cow;
+
 use half::f16;
 
 use super::activation::apply;
@@ -178,8 +180,8 @@ pub(super) fn kv_write<R: Scalar>(args: KvWrite<'_, Reference<R>>) {
     }
 }
 
-/// All keys, and all values, as numbers.
-fn cached<R: Scalar>(cache: &KvLayer<Reference<R>>, shape: &KvShape) -> [Vec<R>; 2] {
+/// All keys, and all values, as numbers; copied only where they are kept in another format.
+fn cached<'a, R: Scalar>(cache: &'a KvLayer<Reference<R>>, shape: &KvShape) -> [Cow<'a, [R]>; 2] {
     let halves = |codes: &[f16]| codes.iter().map(|x| R::from_f32(x.to_f32())).collect();
     let codes = |codes: &[i8], scales: &[f32]| {
         let heads = codes.chunks_exact(shape.d_head).zip(scales);
@@ -188,7 +190,7 @@ fn cached<R: Scalar>(cache: &KvLayer<Reference<R>>, shape: &KvShape) -> [Vec<R>;
             .collect()
     };
     match cache {
-        KvLayer::Elem { keys, values } => [keys.as_slice().to_vec(), values.as_slice().to_vec()],
+        KvLayer::Elem { keys, values } => [keys.as_slice().into(), values.as_slice().into()],
         KvLayer::F16 { keys, values } => [halves(keys.as_slice()), halves(values.as_slice())],
         KvLayer::Int8 { keys, values, key_scales, value_scales } => {
             [codes(keys.as_slice(), key_scales.as_slice()), codes(values.as_slice(), value_scales.as_slice())]
