@@ -7,6 +7,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Interval;
 use verve_engine::AnswerToken;
 
 use crate::access::Caller;
@@ -15,7 +17,42 @@ use crate::error::ApiError;
 use crate::generation::{End, Generation, Update};
 
 /// How often the key is looked at.
-const CHECK: Duration = Duration::from_secs(1);
+pub const CHECK: Duration = Duration::from_secs(1);
+
+/// Waits for a generation as long as its caller may and the server runs.
+pub struct Watch<'a> {
+    app: &'a App,
+    caller: &'a Caller,
+    ending: watch::Receiver<bool>,
+    check: Interval,
+}
+
+impl<'a> Watch<'a> {
+    /// From now on.
+    pub fn new(app: &'a App, caller: &'a Caller) -> Self {
+        Self { app, caller, ending: app.ending(), check: tokio::time::interval(CHECK) }
+    }
+
+    /// What happens next; `None` when everything has happened. Dropped while it waits, it has missed nothing.
+    ///
+    /// # Errors
+    /// 401 when the key is taken back meanwhile; 503 when the server ends. The generation is over then.
+    pub async fn next(&mut self, generation: &mut Generation) -> Result<Option<Update>, ApiError> {
+        loop {
+            let error = tokio::select! {
+                biased;
+                update = generation.next() => return Ok(update),
+                _ = self.ending.wait_for(|ending| *ending) => ApiError::unavailable("the server is shutting down", 5),
+                _ = self.check.tick() => match self.caller.still_valid(self.app) {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+            };
+            generation.expire();
+            return Err(error);
+        }
+    }
+}
 
 /// One whole answer.
 #[derive(Debug, Default, Clone)]
@@ -53,27 +90,15 @@ pub async fn collect(
     let answers = || Outcome { answers: vec![Whole::default(); n], ..Outcome::default() };
     let mut outcomes: Vec<Outcome> = (0..n_prompts).map(|_| answers()).collect();
     let deadline = tokio::time::sleep(app.options.request_timeout);
-    let mut ending = app.ending();
-    let mut check = tokio::time::interval(CHECK);
+    let mut watch = Watch::new(app, caller);
     tokio::pin!(deadline);
     loop {
         let update = tokio::select! {
             biased;
-            update = generation.next() => update,
+            update = watch.next(generation) => update?,
             () = &mut deadline => {
                 generation.expire();
                 return Err(ApiError::deadline(app.options.request_timeout.as_secs()));
-            }
-            _ = ending.wait_for(|ending| *ending) => {
-                generation.expire();
-                return Err(ApiError::unavailable("the server is shutting down", 5));
-            }
-            _ = check.tick() => {
-                if let Err(error) = caller.still_valid(app) {
-                    generation.expire();
-                    return Err(error);
-                }
-                continue;
             }
         };
         match update {

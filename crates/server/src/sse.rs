@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
 use crate::access::Caller;
+use crate::answer::{CHECK, Watch};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::generation::{Generation, Update};
@@ -23,8 +24,6 @@ use crate::track::Track;
 
 /// How often a silent stream shows that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// How often deadline and key are looked at.
-const CHECK: Duration = Duration::from_secs(1);
 /// How long to wait for something that decides whether there is an answer at all before the status is sent.
 const FIRST: Duration = Duration::from_secs(5);
 /// Bytes that are sent together at most; more wait for the client.
@@ -123,41 +122,22 @@ pub async fn stream<S: Shape>(
     shape: S,
 ) -> Result<Response, ApiError> {
     let deadline = Instant::now() + app.options.request_timeout;
-    let mut ending = app.ending();
-    let patience = tokio::time::sleep(FIRST.min(app.options.request_timeout));
-    let mut check = tokio::time::interval(CHECK);
-    tokio::pin!(patience);
-    let first = loop {
-        tokio::select! {
-            biased;
-            first = generation.next() => break Ok(first),
-            () = &mut patience => break Err(()),
-            _ = ending.wait_for(|ending| *ending) => {
-                generation.expire();
-                return Err(ApiError::unavailable("the server is shutting down", 5));
-            }
-            _ = check.tick() => {
-                if let Err(error) = caller.still_valid(app) {
-                    generation.expire();
-                    return Err(error);
-                }
-            }
-        }
-    };
+    let patience = FIRST.min(app.options.request_timeout);
+    let first = tokio::time::timeout(patience, Watch::new(app, caller).next(&mut generation)).await;
     match first {
-        Ok(Some(Update::Failed(error))) => return Err(error),
-        Ok(Some(first)) => generation.put_back(first),
+        Ok(Err(error) | Ok(Some(Update::Failed(error)))) => return Err(error),
+        Ok(Ok(Some(first))) => generation.put_back(first),
         Err(_) if Instant::now() >= deadline => {
             generation.expire();
             return Err(ApiError::deadline(app.options.request_timeout.as_secs()));
         }
-        Ok(None) | Err(_) => {}
+        Ok(Ok(None)) | Err(_) => {}
     }
     let stream = EventStream {
         app: app.clone(),
         caller: caller.clone(),
         deadline,
-        ending,
+        ending: app.ending(),
         generation,
         events: Events { padding: shape.padding(), ..Events::default() },
         shape,
